@@ -1,0 +1,6 @@
+//! The agent: a daemon on every controller and datastore host that captures and restores what lives there.
+
+pub mod restore_unit;
+pub mod services;
+pub mod sink;
+pub mod source;

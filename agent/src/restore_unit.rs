@@ -1,0 +1,153 @@
+//! One artifact of one restore job on this host: its staged files, its phase, and what its source noted.
+//!
+//! Everything is in one directory, `<state>/restores/<job>/<artifact>/`, and written durably (write, fsync, rename,
+//! fsync of the directory), so that a restarted agent goes on where it stopped.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use prexor_format::manifest::{Artifact, StoredFile};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::sink::Progress;
+
+/// How far a unit has come. The `-ing` phases say that a verb was begun and may be half done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names are the verbs of the agent's API")]
+pub enum Phase {
+    Staging,
+    Staged,
+    Preparing,
+    Prepared,
+    Swapping,
+    Swapped,
+    Reverting,
+    Reverted,
+    Committing,
+    Committed,
+}
+
+/// See the module's text.
+#[derive(Debug, Clone)]
+pub struct RestoreUnit {
+    dir: PathBuf,
+    /// The restore job.
+    pub job_id: String,
+    /// The artifact's entry in the manifest.
+    pub artifact: Artifact,
+    /// The figures that people watch.
+    pub progress: Arc<Progress>,
+}
+
+impl RestoreUnit {
+    /// The unit whose directory is `dir`, made (mode 0700) if it is not there.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn create(dir: &Path, job_id: &str, artifact: &Artifact) -> io::Result<Self> {
+        fs::create_dir_all(dir.join("staged"))?;
+        let unit = Self {
+            dir: dir.to_owned(),
+            job_id: job_id.to_owned(),
+            artifact: artifact.clone(),
+            progress: Arc::default(),
+        };
+        unit.save_note("artifact", artifact)?;
+        Ok(unit)
+    }
+
+    /// The unit that an earlier [`RestoreUnit::create`] made, or `None`.
+    ///
+    /// # Errors
+    /// When what is there cannot be read.
+    pub fn open(dir: &Path, job_id: &str) -> io::Result<Option<Self>> {
+        let mut unit = match fs::read(dir.join("artifact.json")) {
+            Ok(bytes) => Self {
+                dir: dir.to_owned(),
+                job_id: job_id.to_owned(),
+                artifact: serde_json::from_slice(&bytes)?,
+                progress: Arc::default(),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        unit.progress = Arc::default();
+        Ok(Some(unit))
+    }
+
+    /// The unit's own directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where a staged file lies.
+    pub fn staged(&self, file: &StoredFile) -> PathBuf {
+        self.staged_path(&file.path)
+    }
+
+    /// Where the staged file with this path (relative to the backup's directory) lies.
+    pub fn staged_path(&self, path: &str) -> PathBuf {
+        self.dir.join("staged").join(path)
+    }
+
+    /// How far the unit has come.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub fn phase(&self) -> io::Result<Phase> {
+        Ok(self.load_note("phase")?.unwrap_or(Phase::Staging))
+    }
+
+    /// Records how far the unit has come, durably.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn set_phase(&self, phase: Phase) -> io::Result<()> {
+        self.save_note("phase", &phase)
+    }
+
+    /// Keeps what a source must know after a crash, durably, under a name of its own.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save_note<T: Serialize + ?Sized>(&self, name: &str, note: &T) -> io::Result<()> {
+        write_durably(&self.dir.join(format!("{name}.json")), &serde_json::to_vec(note)?)
+    }
+
+    /// What [`RestoreUnit::save_note`] kept.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn load_note<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        match fs::read(self.dir.join(format!("{name}.json"))) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Removes the unit's directory.
+    ///
+    /// # Errors
+    /// When something in it cannot be removed.
+    pub fn discard(self) -> io::Result<()> {
+        fs::remove_dir_all(&self.dir)
+    }
+}
+
+/// Writes a file so that after a crash either the old or the whole new content is there.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+    let dir = path.parent().ok_or_else(|| io::Error::other("a file without a directory"))?;
+    let mut tmp = tempfile::NamedTempFile::new_in(dir)?;
+    io::Write::write_all(&mut tmp, content)?;
+    tmp.as_file().sync_all()?;
+    tmp.persist(path)?;
+    fs::File::open(dir)?.sync_all()
+}

@@ -1,0 +1,10 @@
+//! What a backup is made of: identifiers, the manifest, digests and the readers and writers of the artifact formats.
+//!
+//! Pure: no async runtime, no RPC, no SQL, no clock and no randomness. Everything that reads or writes a backup
+//! (capture, verify, drill, restore) uses these same readers and writers (law L23).
+
+pub mod artifact;
+pub mod digest;
+pub mod gzip;
+pub mod id;
+pub mod manifest;
