@@ -1,0 +1,94 @@
+//! Domain types to wire types and back, each pair in one place.
+
+use jiff::{SignedDuration, Timestamp};
+use prexor_format::{
+    artifact::ArtifactKind,
+    digest::Sha256Digest,
+    manifest::{Controller, StoredFile},
+};
+
+use crate::{agent, backup};
+
+/// A wire value that no correct peer sends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the peer sent {0}: are both ends of the same version?")]
+pub struct BadWire(pub String);
+
+/// The wire value of a kind.
+pub fn kind_to_wire(kind: ArtifactKind) -> backup::ArtifactKind {
+    match kind {
+        ArtifactKind::Mongo => backup::ArtifactKind::Mongo,
+        ArtifactKind::Valkey => backup::ArtifactKind::Valkey,
+        ArtifactKind::Filesystem => backup::ArtifactKind::Filesystem,
+    }
+}
+
+/// The kind of a wire value.
+///
+/// # Errors
+/// When it is unspecified or of a newer version.
+pub fn kind_from_wire(kind: i32) -> Result<ArtifactKind, BadWire> {
+    match backup::ArtifactKind::try_from(kind) {
+        Ok(backup::ArtifactKind::Mongo) => Ok(ArtifactKind::Mongo),
+        Ok(backup::ArtifactKind::Valkey) => Ok(ArtifactKind::Valkey),
+        Ok(backup::ArtifactKind::Filesystem) => Ok(ArtifactKind::Filesystem),
+        Ok(backup::ArtifactKind::Unspecified) | Err(_) => Err(BadWire(format!("the artifact kind {kind}"))),
+    }
+}
+
+/// The kinds of a scope, without repeats, in the order of [`ArtifactKind::ALL`].
+///
+/// # Errors
+/// As [`kind_from_wire`].
+pub fn scope_from_wire(scope: &[i32]) -> Result<Vec<ArtifactKind>, BadWire> {
+    let asked = scope.iter().map(|k| kind_from_wire(*k)).collect::<Result<Vec<_>, _>>()?;
+    Ok(ArtifactKind::ALL.into_iter().filter(|k| asked.contains(k)).collect())
+}
+
+/// The wire form of a point in time.
+pub fn time_to_wire(t: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: t.as_second(), nanos: t.subsec_nanosecond() }
+}
+
+/// The point in time of a wire value.
+///
+/// # Errors
+/// When it is out of range.
+pub fn time_from_wire(t: &prost_types::Timestamp) -> Result<Timestamp, BadWire> {
+    Timestamp::new(t.seconds, t.nanos).map_err(|_| BadWire(format!("the time {}.{}", t.seconds, t.nanos)))
+}
+
+/// The wire form of a span of time.
+pub fn duration_to_wire(d: SignedDuration) -> prost_types::Duration {
+    prost_types::Duration { seconds: d.as_secs(), nanos: d.subsec_nanos() }
+}
+
+/// The span of time of a wire value.
+pub fn duration_from_wire(d: &prost_types::Duration) -> SignedDuration {
+    SignedDuration::from_secs(d.seconds).saturating_add(SignedDuration::from_nanos(i64::from(d.nanos)))
+}
+
+/// The digest in a wire value.
+///
+/// # Errors
+/// When it has not 32 bytes.
+pub fn digest_from_wire(bytes: &[u8]) -> Result<Sha256Digest, BadWire> {
+    bytes.try_into().map(Sha256Digest).map_err(|_| BadWire(format!("a digest of {} bytes", bytes.len())))
+}
+
+/// The end of a file on the wire.
+pub fn file_end_to_wire(file: u32, stored: &StoredFile) -> agent::FileEnd {
+    agent::FileEnd { file, size_bytes: stored.size_bytes, sha256: stored.sha256.0.to_vec() }
+}
+
+/// The wire form of a controller.
+pub fn controller_to_wire(c: &Controller) -> backup::Controller {
+    let c = c.clone();
+    backup::Controller { uuid: c.uuid, cluster_id: c.cluster_id, version: c.version, root: c.root }
+}
+
+/// The controller of a wire value.
+pub fn controller_from_wire(c: &backup::Controller) -> Controller {
+    let c = c.clone();
+    Controller { uuid: c.uuid, cluster_id: c.cluster_id, version: c.version, root: c.root }
+}

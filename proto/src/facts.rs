@@ -1,0 +1,27 @@
+//! The names of the facts that agents report about their sources (`Source.facts`). Values are plain text; numbers are
+//! decimal without separators.
+
+/// All kinds: the server's version (`6.0.5`).
+pub const SERVER_VERSION: &str = "server_version";
+/// All kinds: size of the live data in bytes, before compression.
+pub const BYTES: &str = "bytes";
+/// Mongo: `featureCompatibilityVersion`, where the account may read it.
+pub const FEATURE_COMPATIBILITY_VERSION: &str = "feature_compatibility_version";
+/// Mongo: the replica set's name; absent on a standalone.
+pub const REPLICA_SET: &str = "replica_set";
+/// Mongo: the configured database.
+pub const DATABASE: &str = "database";
+/// Mongo: number of collections.
+pub const COLLECTIONS: &str = "collections";
+/// Mongo: number of documents, as the server estimates it.
+pub const DOCUMENTS: &str = "documents";
+/// Valkey: `valkey` or `redis`.
+pub const SERVER_NAME: &str = "server_name";
+/// Valkey: number of keys in all logical databases.
+pub const KEYS: &str = "keys";
+/// Valkey: `yes` or `no`.
+pub const APPEND_ONLY: &str = "appendonly";
+/// Files: the root directory.
+pub const ROOT: &str = "root";
+/// Files: number of entries below the root.
+pub const ENTRIES: &str = "entries";
