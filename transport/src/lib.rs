@@ -1,1 +1,3 @@
-//! placeholder
+//! TLS glue between certificates and tonic, and the context file.
+
+pub mod context;
