@@ -8,3 +8,4 @@ pub mod digest;
 pub mod gzip;
 pub mod id;
 pub mod manifest;
+pub mod tree;
