@@ -65,18 +65,14 @@ impl RestoreUnit {
     /// # Errors
     /// When what is there cannot be read.
     pub fn open(dir: &Path, job_id: &str) -> io::Result<Option<Self>> {
-        let mut unit = match fs::read(dir.join("artifact.json")) {
-            Ok(bytes) => Self {
-                dir: dir.to_owned(),
-                job_id: job_id.to_owned(),
-                artifact: serde_json::from_slice(&bytes)?,
-                progress: Arc::default(),
-            },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        unit.progress = Arc::default();
-        Ok(Some(unit))
+        match fs::read(dir.join("artifact.json")) {
+            Ok(bytes) => {
+                let artifact = serde_json::from_slice(&bytes)?;
+                Ok(Some(Self { dir: dir.to_owned(), job_id: job_id.to_owned(), artifact, progress: Arc::default() }))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// The unit's own directory.
@@ -130,12 +126,20 @@ impl RestoreUnit {
         }
     }
 
-    /// Removes the unit's directory.
+    /// Removes the staged files and every note but the phase and the manifest's entry, which answer later probes.
     ///
     /// # Errors
-    /// When something in it cannot be removed.
-    pub fn discard(self) -> io::Result<()> {
-        fs::remove_dir_all(&self.dir)
+    /// When something cannot be removed.
+    pub fn discard_staged(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            match path.file_name().and_then(|n| n.to_str()) {
+                Some("phase.json" | "artifact.json") => {}
+                Some("staged") => fs::remove_dir_all(&path)?,
+                _ => fs::remove_file(&path)?,
+            }
+        }
+        Ok(())
     }
 }
 

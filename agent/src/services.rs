@@ -1,6 +1,19 @@
 //! The seam to whatever starts and stops services on this host: systemd, or commands from the configuration.
 
+use std::{sync::Arc, time::Duration};
+
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+mod command;
+mod hooks;
+mod systemd;
+
+pub use hooks::Hooks;
+pub use systemd::Systemd;
+
+/// How long a service may take to stop or start.
+pub const MOVE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A service that a restore has to do with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,4 +51,83 @@ pub trait Services: Send + Sync + 'static {
     async fn start(&self, role: Role) -> Result<(), ServiceError>;
     /// How a person starts it: `systemctl start prexorcloud-controller`.
     fn start_command(&self, role: Role) -> String;
+}
+
+/// `services` of the agent's configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServicesConfig {
+    /// What starts and stops services here.
+    pub manager: Manager,
+    /// The PrexorCloud controller.
+    pub controller: ServiceConfig,
+    /// The Valkey server.
+    pub valkey: ServiceConfig,
+}
+
+/// What starts and stops services.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Manager {
+    /// systemd where it is PID 1, else hooks.
+    #[default]
+    Auto,
+    /// `systemctl`.
+    Systemd,
+    /// The commands under `hooks`.
+    Hooks,
+}
+
+/// One service: its unit, and its commands where systemd is not in charge.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceConfig {
+    /// systemd unit; by default `prexorcloud-controller.service` and the first of the usual Valkey and Redis units.
+    pub unit: Option<String>,
+    /// Commands for [`Manager::Hooks`].
+    pub hooks: Option<HookCommands>,
+}
+
+/// Commands as argument lists; no shell is involved. All three exit 0 on success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookCommands {
+    /// Exits 0 when the service runs, 3 when it is stopped (as `systemctl is-active` and LSB scripts do).
+    pub state: Vec<String>,
+    /// Stops the service and waits for its end.
+    pub stop: Vec<String>,
+    /// Starts the service.
+    pub start: Vec<String>,
+}
+
+/// The implementation that the configuration asks for.
+///
+/// # Errors
+/// When a hook's command is empty.
+pub fn from_config(config: &ServicesConfig) -> Result<Arc<dyn Services>, ServiceError> {
+    let systemd = match config.manager {
+        Manager::Systemd => true,
+        Manager::Hooks => false,
+        Manager::Auto => std::path::Path::new("/run/systemd/system").exists(),
+    };
+    if systemd { Ok(Arc::new(Systemd::new(config))) } else { Ok(Arc::new(Hooks::new(config)?)) }
+}
+
+impl Role {
+    /// The name in messages and in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Controller => "controller",
+            Self::Valkey => "valkey",
+        }
+    }
+}
+
+impl ServicesConfig {
+    fn of(&self, role: Role) -> &ServiceConfig {
+        match role {
+            Role::Controller => &self.controller,
+            Role::Valkey => &self.valkey,
+        }
+    }
 }
