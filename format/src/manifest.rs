@@ -13,7 +13,7 @@ use crate::{
 };
 
 mod check;
-pub use check::{ManifestError, SCHEMA};
+pub use check::{ManifestError, SCHEMA, is_plain_path};
 
 /// The version of the manifest's layout that this code writes, and the highest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
