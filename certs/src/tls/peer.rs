@@ -1,0 +1,371 @@
+//! The look at the other end's certificate, and what to tell people when it fails.
+
+use std::{fmt, sync::Arc};
+
+use jiff::Timestamp;
+use prexor_format::digest::Sha256Digest;
+use rustls::{
+    AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
+    client::{
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
+    },
+    crypto::{WebPkiSupportedAlgorithms, ring, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::{
+        ParsedCertificate, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+
+use crate::identity::{Identity, IdentityError, Role};
+
+/// Whom a client wants to talk to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// The agent of this node.
+    Node {
+        /// The backup cluster.
+        cluster: String,
+        /// The node's name.
+        name: String,
+    },
+    /// Any coordinator of this cluster.
+    Coordinator {
+        /// The backup cluster.
+        cluster: String,
+    },
+}
+
+impl Expected {
+    fn admits(&self, identity: &Identity) -> bool {
+        match self {
+            Self::Node { cluster, name } => {
+                identity.role() == Role::Agent && identity.cluster() == cluster && identity.name() == name
+            }
+            Self::Coordinator { cluster } => identity.role() == Role::Coordinator && identity.cluster() == cluster,
+        }
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node { cluster, name } => write!(f, "prexor://{cluster}/agent/{name}"),
+            Self::Coordinator { cluster } => write!(f, "prexor://{cluster}/coordinator/*"),
+        }
+    }
+}
+
+/// Why the other end's certificate was not accepted, beyond what rustls itself finds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PeerError {
+    /// Signed by a CA that is not ours: one of the two was replaced.
+    #[error("its certificate is signed by the CA {presented}, but the CA trusted here is {}", list(trusted))]
+    UnknownAuthority {
+        /// The SHA-256 of the root that it presented.
+        presented: Sha256Digest,
+        /// The SHA-256 of each root that is trusted here.
+        trusted: Vec<Sha256Digest>,
+    },
+    /// Signed by the CA that is trusted, but for somebody else.
+    #[error("it is {presented}, but {expected} was expected")]
+    WrongIdentity {
+        /// Whom its certificate speaks for.
+        presented: Identity,
+        /// Who was expected.
+        expected: String,
+    },
+    /// Its certificate names no identity.
+    #[error(transparent)]
+    NoIdentity(#[from] IdentityError),
+    /// The CA that the token pins is not in the chain.
+    #[error("it presents the CA {}, but the token pins {pinned}", list(presented))]
+    Pin {
+        /// The SHA-256 in the token.
+        pinned: Sha256Digest,
+        /// The SHA-256 of the last certificate presented.
+        presented: Vec<Sha256Digest>,
+    },
+}
+
+impl From<PeerError> for Error {
+    fn from(error: PeerError) -> Self {
+        CertificateError::Other(OtherError(Arc::new(error))).into()
+    }
+}
+
+fn list(digests: &[Sha256Digest]) -> String {
+    digests.iter().map(Sha256Digest::to_string).collect::<Vec<_>>().join(" or ")
+}
+
+fn algorithms() -> WebPkiSupportedAlgorithms {
+    ring::default_provider().signature_verification_algorithms
+}
+
+/// rustls says "unknown issuer"; people need to know which CA stands where. Two CAs of one cluster could also differ in
+/// the key only, which webpki calls a bad signature.
+fn name_authorities(error: Error, chain: &[CertificateDer<'_>], trusted: &[Sha256Digest]) -> Error {
+    use CertificateError::{BadSignature, UnknownIssuer};
+    let presented = chain.last().map(|root| Sha256Digest::of(root));
+    match (&error, presented) {
+        (Error::InvalidCertificate(UnknownIssuer | BadSignature), Some(presented)) if !trusted.contains(&presented) => {
+            PeerError::UnknownAuthority { presented, trusted: trusted.to_vec() }.into()
+        }
+        _ => error,
+    }
+}
+
+fn fingerprints(roots: &[CertificateDer<'_>]) -> Vec<Sha256Digest> {
+    roots.iter().map(|root| Sha256Digest::of(root)).collect()
+}
+
+/// Accepts the server that is expected.
+#[derive(Debug)]
+pub(super) struct ServerVerifier {
+    roots: RootCertStore,
+    trusted: Vec<Sha256Digest>,
+    expected: Expected,
+}
+
+impl ServerVerifier {
+    pub(super) fn new(roots: RootCertStore, certificates: &[CertificateDer<'_>], expected: Expected) -> Self {
+        Self { roots, trusted: fingerprints(certificates), expected }
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let parsed = ParsedCertificate::try_from(leaf)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, chain, now, algorithms().all)
+            .map_err(|e| name_authorities(e, chain, &self.trusted))?;
+        let presented = Identity::of_certificate(leaf).map_err(PeerError::from)?;
+        if !self.expected.admits(&presented) {
+            return Err(PeerError::WrongIdentity { presented, expected: self.expected.to_string() }.into());
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken here".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signature, &algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        algorithms().supported_schemes()
+    }
+}
+
+/// Accepts a coordinator whose root has the pinned fingerprint.
+#[derive(Debug)]
+pub(super) struct PinnedVerifier {
+    pinned: Sha256Digest,
+}
+
+impl PinnedVerifier {
+    pub(super) fn new(pinned: Sha256Digest) -> Self {
+        Self { pinned }
+    }
+}
+
+impl ServerCertVerifier for PinnedVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(root) = chain.iter().find(|c| Sha256Digest::of(c) == self.pinned) else {
+            let presented = fingerprints(&[chain.last().unwrap_or(leaf).clone()]);
+            return Err(PeerError::Pin { pinned: self.pinned, presented }.into());
+        };
+        let mut roots = RootCertStore::empty();
+        roots.add(root.clone().into_owned())?;
+        let parsed = ParsedCertificate::try_from(leaf)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, chain, now, algorithms().all)?;
+        let presented = Identity::of_certificate(leaf).map_err(PeerError::from)?;
+        if presented.role() != Role::Coordinator {
+            return Err(PeerError::WrongIdentity { presented, expected: "a coordinator".into() }.into());
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken here".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, leaf, signature, &algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        algorithms().supported_schemes()
+    }
+}
+
+/// Accepts clients that speak for an identity of the cluster.
+#[derive(Debug)]
+pub(super) struct ClientVerifier {
+    inner: Arc<dyn ClientCertVerifier>,
+    trusted: Vec<Sha256Digest>,
+    cluster: String,
+}
+
+impl ClientVerifier {
+    pub(super) fn new(roots: RootCertStore, certificates: &[CertificateDer<'_>], cluster: &str) -> Result<Self, Error> {
+        let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()))
+            .build()
+            .map_err(|e| Error::General(e.to_string()))?;
+        Ok(Self { inner, trusted: fingerprints(certificates), cluster: cluster.to_owned() })
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // Hints would only tell strangers our cluster's name: every client has one certificate to offer.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.inner.verify_client_cert(leaf, chain, now).map_err(|e| name_authorities(e, chain, &self.trusted))?;
+        let presented = Identity::of_certificate(leaf).map_err(PeerError::from)?;
+        if presented.cluster() != self.cluster {
+            let expected = format!("an identity of cluster '{}'", self.cluster);
+            return Err(PeerError::WrongIdentity { presented, expected }.into());
+        }
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("TLS 1.2 is not spoken here".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// What a failed handshake means for the people at this end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Problem {
+    /// The other end's certificate was not accepted here.
+    Untrusted(String),
+    /// The other end did not accept our certificate, or missed one.
+    Rejected(String),
+    /// Anything else: another protocol, a version too old, a broken connection.
+    Protocol(String),
+}
+
+impl Problem {
+    /// Reads a rustls error.
+    pub fn of(error: &Error) -> Self {
+        match error {
+            Error::InvalidCertificate(reason) => Self::Untrusted(untrusted(reason)),
+            Error::NoCertificatesPresented => Self::Untrusted("it presented no certificate".into()),
+            Error::AlertReceived(alert) => match rejected(*alert) {
+                Some(reason) => Self::Rejected(reason.into()),
+                None => Self::Protocol(format!("it ended the handshake with the alert {alert:?}")),
+            },
+            Error::InvalidMessage(_) => Self::Protocol("what answers there does not speak TLS".into()),
+            Error::PeerIncompatible(_) => Self::Protocol(format!("it does not speak TLS 1.3 as we do: {error}")),
+            _ => Self::Protocol(error.to_string()),
+        }
+    }
+}
+
+fn untrusted(reason: &CertificateError) -> String {
+    let time = |t: &UnixTime| {
+        i64::try_from(t.as_secs()).ok().and_then(|s| Timestamp::from_second(s).ok()).unwrap_or(Timestamp::MAX)
+    };
+    match reason {
+        CertificateError::ExpiredContext { not_after, .. } => {
+            format!("its certificate expired at {}: renew or rejoin it", time(not_after))
+        }
+        CertificateError::NotValidYetContext { not_before, time: now } => {
+            format!(
+                "its certificate is valid from {}, but it is {} here: check both clocks",
+                time(not_before),
+                time(now)
+            )
+        }
+        CertificateError::UnknownIssuer => "its certificate is not signed by the backup CA trusted here".into(),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "its certificate is not meant for this end of a connection".into()
+        }
+        CertificateError::Other(OtherError(error)) => error.to_string(),
+        other => format!("its certificate is not accepted: {other}"),
+    }
+}
+
+/// What an alert about certificates (RFC 8446, 6.2) says about ours.
+fn rejected(alert: AlertDescription) -> Option<&'static str> {
+    Some(match alert {
+        AlertDescription::CertificateRequired => "it wants a certificate and was shown none",
+        AlertDescription::CertificateExpired => {
+            "our certificate is not valid at its time: expired, or the clocks differ; renew or rejoin"
+        }
+        AlertDescription::CertificateRevoked => "our certificate was revoked: rejoin",
+        AlertDescription::UnknownCA => "our certificate is signed by a CA that it does not know: rejoin",
+        AlertDescription::CertificateUnknown => {
+            "it does not accept our certificate: its log says why; after a change of the CA, rejoin"
+        }
+        AlertDescription::AccessDenied => "our certificate is good, but not for this",
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::DecryptError => "it does not accept our certificate: its log says why",
+        _ => return None,
+    })
+}
