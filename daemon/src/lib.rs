@@ -1,1 +1,9 @@
-//! placeholder
+//! What both daemons share on their way up and down: configuration, logging, signals, readiness, the umask.
+//!
+//! It knows neither RPC nor TLS nor what a daemon does.
+
+pub mod config;
+pub mod exit;
+pub mod logging;
+pub mod process;
+pub mod shutdown;
