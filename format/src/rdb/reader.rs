@@ -1,0 +1,285 @@
+//! The file as a whole: header, keys with what precedes them, end and checksum.
+
+use std::io::Read;
+
+use super::{
+    digest::Item,
+    error::RdbError,
+    input::Source,
+    text::Values,
+    value::{Dialect, kind_of},
+};
+use crate::digest::{ContentDigest, ContentHasher, Order, Sha256Digest};
+
+/// Bytes of a key that [`Entry::key`] holds; more are hashed, but not kept.
+pub const KEY_KEPT: usize = 64 << 10;
+
+/// Informational fields (AUX) that are kept, and bytes kept of each name and value.
+const AUX_KEPT: usize = 64;
+const AUX_BYTES_KEPT: usize = 1 << 10;
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "the names are those of the data types")]
+pub enum Kind {
+    String,
+    List,
+    Set,
+    SortedSet,
+    Hash,
+    Stream,
+    Module,
+}
+
+impl Kind {
+    /// The word that the command TYPE answers; `module` where that is the module's own.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::List => "list",
+            Self::Set => "set",
+            Self::SortedSet => "zset",
+            Self::Hash => "hash",
+            Self::Stream => "stream",
+            Self::Module => "module",
+        }
+    }
+}
+
+/// A key and what its value means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The logical database.
+    pub db: u64,
+    /// The key, at most its first [`KEY_KEPT`] bytes.
+    pub key: &'a [u8],
+    /// Bytes of the whole key.
+    pub key_len: u64,
+    /// What it holds.
+    pub kind: Kind,
+    /// When it expires, in milliseconds since the epoch.
+    pub expires_at_ms: Option<i64>,
+    /// Elements of the collection, entries of the stream; 1 for strings and module data. Servers drop collections
+    /// without elements when they load a file; an empty stream is kept.
+    pub elements: u64,
+    /// Bytes of the value in the file.
+    pub serialised_len: u64,
+    /// Over database, key, kind, value and expiry, whatever the encoding.
+    pub digest: Sha256Digest,
+}
+
+/// Libraries of functions in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Functions {
+    /// How many.
+    pub libraries: u64,
+    /// Over their code.
+    pub content: ContentDigest,
+}
+
+/// Whether the checksum at the end vouches for the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checksum {
+    /// It agrees.
+    Verified,
+    /// The server was told to write none (`rdbchecksum no`).
+    Disabled,
+    /// Files below version 5 have none.
+    Absent,
+}
+
+/// Reads an RDB file from front to end.
+pub struct Reader<R> {
+    values: Values<R>,
+    dialect: Dialect,
+    version: u32,
+    item: Item,
+    key: Vec<u8>,
+    db: u64,
+    aux: Vec<(String, String)>,
+    libraries: u64,
+    code: ContentHasher,
+    checksum: Option<Checksum>,
+}
+
+impl<R: Read> Reader<R> {
+    /// Reads the header. `inner` needs no buffer of its own.
+    ///
+    /// # Errors
+    /// When this is no RDB file, or one of a version that this reader does not know.
+    pub fn new(inner: R) -> Result<Self, RdbError> {
+        const HEADER: &str = "the header of an RDB file";
+        let mut values = Values::new(inner);
+        let magic: [u8; 9] = values.input.array(HEADER)?;
+        let digits = |d: &[u8]| str::from_utf8(d).ok().filter(|d| d.bytes().all(|b| b.is_ascii_digit()))?.parse().ok();
+        let (dialect, version) = if let Some(d) = magic.strip_prefix(b"REDIS") {
+            (Dialect::Redis, digits(d))
+        } else if let Some(d) = magic.strip_prefix(b"VALKEY") {
+            (Dialect::Valkey, digits(d))
+        } else {
+            let found = magic.escape_ascii().to_string();
+            return Err(RdbError::Damaged { offset: 0, expected: "REDIS or VALKEY and a version", found });
+        };
+        let version = match (dialect, version) {
+            (Dialect::Redis, Some(v @ 1..=12)) | (Dialect::Valkey, Some(v @ 80)) => v,
+            _ => {
+                return Err(RdbError::Unsupported(format!(
+                    "{} is no version of RDB that can be read here (REDIS0001 to REDIS0012, VALKEY080)",
+                    magic.escape_ascii()
+                )));
+            }
+        };
+        Ok(Self {
+            values,
+            dialect,
+            version,
+            item: Item::default(),
+            key: Vec::new(),
+            db: 0,
+            aux: Vec::new(),
+            libraries: 0,
+            code: ContentHasher::new(Order::Multiset),
+            checksum: None,
+        })
+    }
+
+    /// The RDB version of the header.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The informational fields seen so far (all of them, once the first key was read): `redis-ver`, `valkey-ver`,
+    /// `ctime`, `used-mem` and the like.
+    pub fn aux(&self) -> &[(String, String)] {
+        &self.aux
+    }
+
+    /// The libraries of functions seen so far.
+    pub fn functions(&self) -> Functions {
+        Functions { libraries: self.libraries, content: self.code.clone().finish() }
+    }
+
+    /// What the checksum said; `None` before the end was reached.
+    pub fn checksum(&self) -> Option<Checksum> {
+        self.checksum
+    }
+
+    /// Bytes read so far: the file's length after the end.
+    pub fn position(&self) -> u64 {
+        self.values.input.offset()
+    }
+
+    /// The next key; `None` at the end, after the checksum was compared and nothing follows.
+    ///
+    /// # Errors
+    /// At the first thing that no server writes. The reader cannot be used after that.
+    pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, RdbError> {
+        if self.checksum.is_some() {
+            return Ok(None);
+        }
+        const OPCODE: &str = "a key or an opcode";
+        let mut expires_at_ms = None;
+        loop {
+            let at = self.position();
+            let v = &mut self.values;
+            match v.input.byte(OPCODE)? {
+                255 => {
+                    self.checksum = Some(self.end()?);
+                    return Ok(None);
+                }
+                254 => self.db = v.length("a database's number")?,
+                253 => expires_at_ms = Some(i64::from(i32::from_le_bytes(v.input.array("an expiry")?)) * 1000),
+                252 => expires_at_ms = Some(i64::from_le_bytes(v.input.array("an expiry")?)),
+                251 => {
+                    v.length("a hint of size")?;
+                    v.length("a hint of size")?;
+                }
+                250 => self.read_aux()?,
+                249 => {
+                    v.input.byte("a frequency")?;
+                }
+                248 => {
+                    v.length("an idle time")?;
+                }
+                247 => {
+                    // Type id, then the moment in which to load it, in the form of the parts that follow.
+                    v.length("a module's type")?;
+                    v.module_parts(&mut self.item)?;
+                    self.item.clear();
+                }
+                245 => {
+                    v.string("a library of functions", |piece| self.item.put(piece))?;
+                    self.libraries += 1;
+                    self.code.add_digest(&self.item.take());
+                }
+                244 => {
+                    v.length("a slot")?;
+                    v.length("a slot")?;
+                    v.length("a slot")?;
+                }
+                code => match kind_of(code, self.dialect) {
+                    Some(kind) => return self.entry(code, kind, expires_at_ms).map(Some),
+                    None => {
+                        let found = format!("0x{code:02x}");
+                        return Err(RdbError::Damaged { offset: at, expected: OPCODE, found });
+                    }
+                },
+            }
+        }
+    }
+
+    fn entry(&mut self, code: u8, kind: Kind, expires_at_ms: Option<i64>) -> Result<Entry<'_>, RdbError> {
+        // The key's length is part of the digest and comes before its bytes.
+        self.item.clear();
+        self.key.clear();
+        self.item.put_u64(self.db);
+        self.item.put(&[kind as u8]);
+        self.item.put_u64(expires_at_ms.map_or(u64::MAX, |ms| ms as u64));
+        let (item, key) = (&mut self.item, &mut self.key);
+        let key_len = self.values.key(item, |piece| {
+            let n = piece.len().min(KEY_KEPT - key.len());
+            key.extend_from_slice(&piece[..n]);
+        })?;
+        let start = self.values.input.offset();
+        let elements = self.values.value(code, self.dialect, item)?;
+        Ok(Entry {
+            db: self.db,
+            key: &self.key,
+            key_len,
+            kind,
+            expires_at_ms,
+            elements,
+            serialised_len: self.values.input.offset() - start,
+            digest: self.item.take(),
+        })
+    }
+
+    fn read_aux(&mut self) -> Result<(), RdbError> {
+        let mut pair = [Vec::new(), Vec::new()];
+        for text in &mut pair {
+            self.values.string("an informational field", |piece| {
+                text.extend_from_slice(&piece[..piece.len().min(AUX_BYTES_KEPT - text.len())]);
+            })?;
+        }
+        if self.aux.len() < AUX_KEPT {
+            let [name, value] = pair.map(|text| String::from_utf8_lossy(&text).into_owned());
+            self.aux.push((name, value));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<Checksum, RdbError> {
+        let input = &mut self.values.input;
+        let checksum = if self.version < 5 {
+            Checksum::Absent
+        } else {
+            let computed = input.crc();
+            match u64::from_le_bytes(input.array("the checksum")?) {
+                0 => Checksum::Disabled,
+                stored if stored == computed => Checksum::Verified,
+                stored => return Err(RdbError::Checksum { stored, computed }),
+            }
+        };
+        if input.at_end()? { Ok(checksum) } else { input.damaged("the end of the file", "more bytes") }
+    }
+}
