@@ -116,6 +116,17 @@ impl ContentHasher {
         }
     }
 
+    /// Adds one item whose digest was taken elsewhere, piece by piece; only multisets can take it.
+    ///
+    /// # Panics
+    /// If this is a sequence: it is taken over the items' bytes.
+    pub fn add_digest(&mut self, item: &Sha256Digest) {
+        match self {
+            Self::Multiset(sum) => add_256(sum, &words(item)),
+            Self::Sequence(_) => unreachable!("content digests of sequences are taken over bytes"),
+        }
+    }
+
     /// Adds everything that `other` was given; only multisets can be merged.
     ///
     /// # Panics

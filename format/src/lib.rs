@@ -4,8 +4,11 @@
 //! (capture, verify, drill, restore) uses these same readers and writers (law L23).
 
 pub mod artifact;
+pub mod bson;
 pub mod digest;
 pub mod gzip;
 pub mod id;
 pub mod manifest;
+pub mod mongodump;
 pub mod tree;
+pub mod rdb;
