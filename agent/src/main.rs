@@ -1,2 +1,85 @@
-//! placeholder
-fn main() {}
+//! `prexor-agent`: parse, load, check, serve until told to stop.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use prexor_agent::{
+    config::{self, AgentConfig},
+    host::Host,
+    report::Report,
+    server,
+};
+use prexor_daemon::{exit, logging, process, shutdown};
+
+/// Captures and restores what PrexorCloud keeps on this host, when the backup coordinator says so.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// Configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+    /// Log as JSON, one object per line.
+    #[arg(long, global = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print what there is to capture on this host and whether it could be captured now; changes nothing.
+    Inspect {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    process::private_files();
+    let config = match load(&cli.config) {
+        Ok(config) => config,
+        Err(message) => {
+            complain(&message);
+            return ExitCode::from(exit::CONFIG);
+        }
+    };
+    let done = match cli.command {
+        None => serve(config, cli.log_json).await.map(|()| ExitCode::SUCCESS),
+        Some(Command::Inspect { json }) => inspect(config, json).await,
+    };
+    done.unwrap_or_else(|e| {
+        complain(&format!("{e:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+fn load(path: &std::path::Path) -> Result<AgentConfig, String> {
+    let config: AgentConfig = prexor_daemon::config::load(path).map_err(|e| e.to_string())?;
+    config.validate().map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(config)
+}
+
+async fn serve(config: AgentConfig, log_json: bool) -> anyhow::Result<()> {
+    logging::init(if log_json { logging::Format::Json } else { logging::Format::Text }, "info")?;
+    let stop = shutdown::token().context("signals cannot be handled")?;
+    let listen = config.listen;
+    let credential = server::load_credential(&config)?;
+    let host = Arc::new(Host::open(config)?);
+    server::serve(host, &credential, listen, stop).await
+}
+
+async fn inspect(config: AgentConfig, json: bool) -> anyhow::Result<ExitCode> {
+    let report = Report::of(&Host::open(config)?).await;
+    let text = if json { serde_json::to_string_pretty(&report)? + "\n" } else { report.text() };
+    std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())?;
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[expect(clippy::print_stderr, reason = "what goes wrong before logging starts is told here")]
+fn complain(message: &str) {
+    eprintln!("prexor-agent: {message}");
+}

@@ -53,6 +53,8 @@ reasons! {
     SourceUnavailable = "SOURCE_UNAVAILABLE", Unavailable;
     /// MongoDB or Valkey refused the agent's credentials.
     SourceDenied = "SOURCE_DENIED", FailedPrecondition;
+    /// MongoDB, Valkey or the file tree failed in the middle of the work.
+    SourceFailed = "SOURCE_FAILED", Aborted;
     /// What is stored or staged is damaged, or does not fit the target.
     Damaged = "DAMAGED", DataLoss;
     /// A disk is full.

@@ -1,0 +1,159 @@
+//! The agent API: adapters that unwrap a request, call the agent, and map the answer. Nothing is decided here.
+
+mod capture;
+mod error;
+mod inspect;
+mod stage;
+mod verbs;
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures::Stream;
+use prexor_certs::identity::Role as Caller;
+use prexor_proto::{
+    agent::{self as wire, agent_service_server::AgentService},
+    backup,
+    reason::Reason,
+    status::status,
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{host::Host, restores::Verb};
+
+/// How often a running capture or verb reports, so that a silent stream is a dead one.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// Serves the agent API for one host.
+#[derive(Debug, Clone)]
+pub struct Api {
+    host: Arc<Host>,
+}
+
+impl Api {
+    /// The API of this host.
+    pub fn new(host: Arc<Host>) -> Self {
+        Self { host }
+    }
+
+    /// Lets coordinators of this cluster pass, and nobody else.
+    fn authorise<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let peer = prexor_transport::serve::peer(request).and_then(|p| p.identity());
+        match peer {
+            Some(id) if id.role() == Caller::Coordinator && id.cluster() == self.host.cluster() => Ok(()),
+            Some(id) => {
+                tracing::warn!(%id, "refused a caller that is no coordinator of this cluster");
+                Err(status(Reason::NotAllowed, format!("{id} may not call an agent: only the coordinator may")))
+            }
+            None => Err(status(Reason::NotAllowed, "a client certificate is needed")),
+        }
+    }
+
+    /// As [`Api::authorise`], and refuses coordinators of the past.
+    fn pass(&self, fence: Option<wire::Fence>) -> Result<wire::Fence, Status> {
+        let fence = fence.ok_or_else(|| status(Reason::InvalidRequest, "the call carries no fence"))?;
+        self.host.fence().pass(&fence.cluster, fence.epoch).map_err(error::fence)?;
+        Ok(fence)
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for Api {
+    async fn inspect(
+        &self,
+        request: Request<wire::InspectRequest>,
+    ) -> Result<Response<wire::InspectResponse>, Status> {
+        self.authorise(&request)?;
+        Ok(Response::new(wire::InspectResponse { node: Some(inspect::node(&self.host).await) }))
+    }
+
+    type CaptureStream = BoxStream<wire::CaptureResponse>;
+
+    async fn capture(&self, request: Request<wire::CaptureRequest>) -> Result<Response<Self::CaptureStream>, Status> {
+        self.authorise(&request)?;
+        let request = request.into_inner();
+        self.pass(request.fence)?;
+        let kind = error::wire(prexor_proto::convert::kind_from_wire(request.kind))?;
+        let source = self.host.live_source(kind).map_err(error::source)?;
+        Ok(Response::new(capture::run(source)))
+    }
+
+    async fn stage(
+        &self,
+        request: Request<Streaming<wire::StageRequest>>,
+    ) -> Result<Response<wire::StageResponse>, Status> {
+        self.authorise(&request)?;
+        stage::receive(self, request.into_inner()).await.map(Response::new)
+    }
+
+    type PrepareStream = BoxStream<wire::ApplyResponse>;
+
+    async fn prepare(&self, request: Request<wire::ApplyRequest>) -> Result<Response<Self::PrepareStream>, Status> {
+        self.apply(Verb::Prepare, request).await
+    }
+
+    type SwapStream = BoxStream<wire::ApplyResponse>;
+
+    async fn swap(&self, request: Request<wire::ApplyRequest>) -> Result<Response<Self::SwapStream>, Status> {
+        self.apply(Verb::Swap, request).await
+    }
+
+    type CheckStream = BoxStream<wire::ApplyResponse>;
+
+    async fn check(&self, request: Request<wire::ApplyRequest>) -> Result<Response<Self::CheckStream>, Status> {
+        self.apply(Verb::Check, request).await
+    }
+
+    type RevertStream = BoxStream<wire::ApplyResponse>;
+
+    async fn revert(&self, request: Request<wire::ApplyRequest>) -> Result<Response<Self::RevertStream>, Status> {
+        self.apply(Verb::Revert, request).await
+    }
+
+    type CommitStream = BoxStream<wire::ApplyResponse>;
+
+    async fn commit(&self, request: Request<wire::ApplyRequest>) -> Result<Response<Self::CommitStream>, Status> {
+        self.apply(Verb::Commit, request).await
+    }
+
+    async fn probe(&self, request: Request<wire::ProbeRequest>) -> Result<Response<wire::ProbeResponse>, Status> {
+        self.authorise(&request)?;
+        let request = request.into_inner();
+        let fence = self.pass(request.fence)?;
+        let unit = self.host.restores().find(&fence.job_id, &request.artifact_id).map_err(error::source)?;
+        verbs::probe(unit.as_ref()).map(Response::new)
+    }
+
+    async fn control_service(
+        &self,
+        request: Request<wire::ControlServiceRequest>,
+    ) -> Result<Response<wire::ControlServiceResponse>, Status> {
+        self.authorise(&request)?;
+        let request = request.into_inner();
+        let (role, verb) = (request.role(), request.verb());
+        self.pass(request.fence)?;
+        let role = inspect::role_from_wire(role).ok_or_else(|| status(Reason::InvalidRequest, "no such service"))?;
+        let services = self.host.services();
+        match verb {
+            wire::ServiceVerb::Stop => services.stop(role).await,
+            wire::ServiceVerb::Start => services.start(role).await,
+            wire::ServiceVerb::Unspecified => return Err(status(Reason::InvalidRequest, "no such verb")),
+        }
+        .map_err(error::service)?;
+        let state = services.state(role).await.map_err(error::service)?;
+        let state = i32::from(inspect::state_to_wire(state));
+        Ok(Response::new(wire::ControlServiceResponse { state }))
+    }
+}
+
+/// The progress of one artifact on the wire; the coordinator fills in node and artifact.
+fn progress_to_wire(figures: crate::sink::ProgressFigures) -> backup::Progress {
+    backup::Progress {
+        subject: figures.subject,
+        done_bytes: figures.done_bytes,
+        total_bytes: (figures.total_bytes > 0).then_some(figures.total_bytes),
+        done_items: figures.done_items,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,83 @@
+//! This host on the wire.
+
+use std::time::{Duration, SystemTime};
+
+use prexor_proto::{backup, convert};
+
+use crate::{
+    host::Host,
+    services::{Role, ServiceState},
+    source::{Inspection, Source},
+};
+
+/// How long one source may take to look around.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Everything that is on this host. What cannot be found out is told as a problem.
+pub(super) async fn node(host: &Host) -> backup::Node {
+    let targets = host.targets();
+    let sources = futures::future::join_all(host.sources(&targets).iter().map(|s| source(s.as_ref()))).await;
+    let services = futures::future::join_all([Role::Controller, Role::Valkey].map(|r| service(host, r))).await;
+    let free = rustix::fs::statvfs(host.state_dir()).map(|s| s.f_bavail * s.f_frsize);
+    backup::Node {
+        name: host.node().to_string(),
+        hostname: host.hostname().to_owned(),
+        reachable: true,
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        sources,
+        services,
+        controller: targets.controller.as_ref().map(convert::controller_to_wire),
+        clock: Some(SystemTime::now().into()),
+        staging_free_bytes: free.unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+async fn source(source: &dyn Source) -> backup::Source {
+    let found = tokio::time::timeout(SOURCE_TIMEOUT, source.inspect()).await.unwrap_or_else(|_| Inspection {
+        problem: Some(format!("no answer within {} s", SOURCE_TIMEOUT.as_secs())),
+        ..Default::default()
+    });
+    backup::Source {
+        kind: convert::kind_to_wire(source.kind()).into(),
+        target: found.target,
+        problem: found.problem.unwrap_or_default(),
+        facts: found.facts.into_iter().collect(),
+    }
+}
+
+async fn service(host: &Host, role: Role) -> backup::Service {
+    let (state, problem) = match host.services().state(role).await {
+        Ok(state) => (state_to_wire(state), String::new()),
+        Err(e) => (backup::ServiceState::Unspecified, e.0),
+    };
+    backup::Service {
+        role: role_to_wire(role).into(),
+        state: state.into(),
+        start_command: host.services().start_command(role),
+        problem,
+    }
+}
+
+fn role_to_wire(role: Role) -> backup::ServiceRole {
+    match role {
+        Role::Controller => backup::ServiceRole::Controller,
+        Role::Valkey => backup::ServiceRole::Valkey,
+    }
+}
+
+pub(super) fn role_from_wire(role: backup::ServiceRole) -> Option<Role> {
+    match role {
+        backup::ServiceRole::Controller => Some(Role::Controller),
+        backup::ServiceRole::Valkey => Some(Role::Valkey),
+        backup::ServiceRole::Unspecified => None,
+    }
+}
+
+pub(super) fn state_to_wire(state: ServiceState) -> backup::ServiceState {
+    match state {
+        ServiceState::Active => backup::ServiceState::Active,
+        ServiceState::Inactive => backup::ServiceState::Inactive,
+        ServiceState::Absent => backup::ServiceState::Absent,
+    }
+}

@@ -1,0 +1,202 @@
+//! This host as the agent sees it: who it is, what it cares for, and the one place where restores may touch it.
+
+use std::{io, path::Path, sync::Arc};
+
+use prexor_format::{artifact::ArtifactKind, id::NodeName, manifest::Artifact};
+
+use crate::{
+    config::AgentConfig,
+    fence::{Fence, FenceError},
+    restore_unit::RestoreUnit,
+    restores::{self, Outcome, Restores, Verb},
+    services::{self, Role, ServiceError, ServiceState, Services},
+    source::{
+        Source, SourceError,
+        files::{FilesConfig, FilesSource},
+        mongo::{MongoConfig, MongoSource},
+        valkey::{ValkeyConfig, ValkeySource},
+    },
+    targets::{self, Targets},
+};
+
+/// The note of a unit that says what it is restored onto.
+const TARGETS_NOTE: &str = "targets";
+
+/// See the module's text.
+pub struct Host {
+    config: AgentConfig,
+    hostname: String,
+    fence: Fence,
+    restores: Restores,
+    services: Arc<dyn Services>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("node", &self.config.node).finish_non_exhaustive()
+    }
+}
+
+/// Why the agent cannot start on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// Its state directory cannot be used.
+    #[error("{path}: {source}")]
+    State {
+        /// The directory.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The epoch's record is damaged.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+    /// The services' configuration is wrong.
+    #[error(transparent)]
+    Services(#[from] ServiceError),
+}
+
+impl Host {
+    /// This host with this configuration.
+    ///
+    /// # Errors
+    /// See [`HostError`].
+    pub fn open(config: AgentConfig) -> Result<Self, HostError> {
+        let state = |source| HostError::State { path: config.state_dir.display().to_string(), source };
+        std::fs::create_dir_all(&config.state_dir).map_err(state)?;
+        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Ok(Self {
+            hostname,
+            fence: Fence::open(&config.state_dir, &config.cluster)?,
+            restores: Restores::open(&config.state_dir).map_err(state)?,
+            services: services::from_config(&config.services)?,
+            config,
+        })
+    }
+
+    /// Its name in the backup system.
+    pub fn node(&self) -> &NodeName {
+        &self.config.node
+    }
+
+    /// The backup cluster that it belongs to.
+    pub fn cluster(&self) -> &str {
+        &self.config.cluster
+    }
+
+    /// Its name as the system reports it.
+    pub fn hostname(&self) -> &str {
+        &self.hostname
+    }
+
+    /// Where the agent keeps what it must not forget.
+    pub fn state_dir(&self) -> &Path {
+        &self.config.state_dir
+    }
+
+    /// The fence that every changing call passes.
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// Its restore units.
+    pub fn restores(&self) -> &Restores {
+        &self.restores
+    }
+
+    /// What starts and stops services here.
+    pub fn services(&self) -> &dyn Services {
+        &*self.services
+    }
+
+    /// What there is to capture now.
+    pub fn targets(&self) -> Targets {
+        targets::resolve(&self.config)
+    }
+
+    /// The sources of these targets.
+    pub fn sources(&self, targets: &Targets) -> Vec<Arc<dyn Source>> {
+        ArtifactKind::ALL.into_iter().filter_map(|kind| self.source(kind, targets)).collect()
+    }
+
+    /// The source of this kind as of now.
+    ///
+    /// # Errors
+    /// When this host has none.
+    pub fn live_source(&self, kind: ArtifactKind) -> Result<Arc<dyn Source>, SourceError> {
+        self.source(kind, &self.targets()).ok_or_else(|| self.no_source(kind))
+    }
+
+    /// Makes or opens a unit. What it is restored onto is settled now: the restore itself may change `controller.yml`.
+    ///
+    /// # Errors
+    /// When the unit's record cannot be kept, or this host has nothing of that kind.
+    pub fn begin_unit(&self, job_id: &str, artifact: &Artifact) -> Result<RestoreUnit, SourceError> {
+        let targets = self.targets();
+        if self.source(artifact.kind, &targets).is_none() {
+            return Err(self.no_source(artifact.kind));
+        }
+        let unit = self.restores.create(job_id, artifact)?;
+        let noted: Option<Targets> = unit.load_note(TARGETS_NOTE).map_err(note_error)?;
+        if noted.is_none() {
+            unit.save_note(TARGETS_NOTE, &targets).map_err(note_error)?;
+        }
+        Ok(unit)
+    }
+
+    /// Carries out a restore verb on a unit.
+    ///
+    /// # Errors
+    /// What the source says; and a swap is refused while this host's controller runs (law L14).
+    pub async fn carry_out(&self, verb: Verb, unit: &RestoreUnit) -> Result<Outcome, SourceError> {
+        if verb == Verb::Swap {
+            self.refuse_while_controller_runs().await?;
+        }
+        let targets: Targets = unit.load_note(TARGETS_NOTE).map_err(note_error)?.unwrap_or_else(|| self.targets());
+        let kind = unit.artifact.kind;
+        let source = self.source(kind, &targets).ok_or_else(|| self.no_source(kind))?;
+        restores::carry_out(verb, unit, &*source).await
+    }
+
+    async fn refuse_while_controller_runs(&self) -> Result<(), SourceError> {
+        match self.services.state(Role::Controller).await {
+            Ok(ServiceState::Inactive | ServiceState::Absent) => Ok(()),
+            Ok(ServiceState::Active) => Err(SourceError::Invalid(format!(
+                "the controller on {} is running and would write into half-restored stores: stop it first (law L14)",
+                self.node()
+            ))),
+            Err(e) => Err(SourceError::Failed(format!("it is unknown whether the controller runs: {e}"))),
+        }
+    }
+
+    fn source(&self, kind: ArtifactKind, targets: &Targets) -> Option<Arc<dyn Source>> {
+        match kind {
+            ArtifactKind::Mongo => {
+                let t = targets.mongo.clone()?;
+                Some(Arc::new(MongoSource::new(MongoConfig { uri: t.uri, database: t.database })))
+            }
+            ArtifactKind::Valkey => {
+                let t = targets.valkey.clone()?;
+                let config = ValkeyConfig { uri: t.uri, data_dir: t.data_dir };
+                Some(Arc::new(ValkeySource::new(config, self.services.clone())))
+            }
+            ArtifactKind::Filesystem => {
+                let t = targets.files.clone()?;
+                let node = self.config.node.clone();
+                let controller = targets.controller.clone();
+                Some(Arc::new(FilesSource::new(FilesConfig { node, root: t.root, exclude: t.exclude, controller })))
+            }
+        }
+    }
+
+    fn no_source(&self, kind: ArtifactKind) -> SourceError {
+        SourceError::Unavailable(format!(
+            "{} has no {kind} to care for: there is no controller.yml that names one, and agent.yml does not either",
+            self.node()
+        ))
+    }
+}
+
+fn note_error(e: io::Error) -> SourceError {
+    SourceError::Failed(format!("the unit's record cannot be kept: {e}"))
+}

@@ -1,0 +1,146 @@
+//! Receives an artifact's files into its unit and lets none count that differs from the manifest.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use prexor_format::{
+    digest::Hasher,
+    manifest::{Artifact, StoredFile},
+};
+use tokio::{fs, io::AsyncWriteExt as _};
+
+use crate::{
+    restore_unit::{Phase, RestoreUnit},
+    source::SourceError,
+};
+
+/// A unit that files are coming in for. Dropping it in the middle leaves whole files and one partial, which the next
+/// attempt overwrites.
+#[derive(Debug)]
+pub struct Staging {
+    unit: Arc<RestoreUnit>,
+    open: Option<Incoming>,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    expected: StoredFile,
+    part: PathBuf,
+    file: fs::File,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl Staging {
+    /// Begins to receive. Refuses when the disk has not room for what is still missing.
+    ///
+    /// # Errors
+    /// [`SourceError::NoSpace`], or what went wrong with the unit's directory.
+    pub fn begin(unit: Arc<RestoreUnit>) -> Result<Self, SourceError> {
+        let missing: u64 = unit.artifact.files.iter().filter(|f| !is_whole(&unit, f)).map(|f| f.size_bytes).sum();
+        let free = free_bytes(&unit)?;
+        if missing > free {
+            return Err(SourceError::NoSpace(format!(
+                "{} needs {missing} bytes in {}, where {free} are free: make room or move the agent's state_dir",
+                unit.artifact.id,
+                unit.dir().display()
+            )));
+        }
+        Ok(Self { unit, open: None })
+    }
+
+    /// A file begins.
+    ///
+    /// # Errors
+    /// When the manifest's entry does not list it, or the one before was not ended.
+    pub async fn file_begin(&mut self, path: &str) -> Result<(), SourceError> {
+        if let Some(open) = &self.open {
+            return Err(invalid(&self.unit.artifact, format!("{path} begins before {} has ended", open.expected.path)));
+        }
+        let listed = self.unit.artifact.files.iter().find(|f| f.path == path);
+        let expected = listed.cloned().ok_or_else(|| invalid(&self.unit.artifact, format!("it has no file {path}")))?;
+        let target = self.unit.staged(&expected);
+        let part = target.with_added_extension("part");
+        let dir = target.parent().unwrap_or(self.unit.dir());
+        fs::create_dir_all(dir).await.map_err(|e| write_error(&part, &e))?;
+        let file = fs::File::create(&part).await.map_err(|e| write_error(&part, &e))?;
+        self.open = Some(Incoming { expected, part, file, hasher: Hasher::default(), size: 0 });
+        Ok(())
+    }
+
+    /// The next bytes of the file that has begun.
+    ///
+    /// # Errors
+    /// When there are more of them than the manifest says, or the disk refuses them.
+    pub async fn chunk(&mut self, data: &[u8]) -> Result<(), SourceError> {
+        let artifact = &self.unit.artifact;
+        let open = self.open.as_mut().ok_or_else(|| invalid(artifact, "bytes came outside a file".into()))?;
+        open.size += data.len() as u64;
+        if open.size > open.expected.size_bytes {
+            return Err(invalid(artifact, format!("{} is longer than the manifest says", open.expected.path)));
+        }
+        open.hasher.update(data);
+        open.file.write_all(data).await.map_err(|e| write_error(&open.part, &e))
+    }
+
+    /// The file has ended: it counts when its size and digest are the manifest's.
+    ///
+    /// # Errors
+    /// [`SourceError::Invalid`] names the file.
+    pub async fn file_end(&mut self) -> Result<(), SourceError> {
+        let artifact = &self.unit.artifact;
+        let mut open = self.open.take().ok_or_else(|| invalid(artifact, "a file ends that has not begun".into()))?;
+        let (size, digest) = (open.size, open.hasher.finish());
+        if (size, digest) != (open.expected.size_bytes, open.expected.sha256) {
+            let what = format!("{} arrived with other bytes than the manifest's checksum says", open.expected.path);
+            return Err(invalid(artifact, format!("{what}: run `prexorctl backup verify`")));
+        }
+        let done = async {
+            open.file.flush().await?;
+            open.file.sync_all().await?;
+            fs::rename(&open.part, self.unit.staged(&open.expected)).await
+        };
+        self.unit.progress.add(size, 1);
+        done.await.map_err(|e| write_error(&open.part, &e))
+    }
+
+    /// Everything was sent.
+    ///
+    /// # Errors
+    /// When a file is missing.
+    pub fn finish(self) -> Result<u64, SourceError> {
+        let artifact = &self.unit.artifact;
+        if let Some(open) = &self.open {
+            return Err(invalid(artifact, format!("the stream ended within {}", open.expected.path)));
+        }
+        if let Some(missing) = artifact.files.iter().find(|f| !is_whole(&self.unit, f)) {
+            return Err(invalid(artifact, format!("{} was not sent", missing.path)));
+        }
+        if self.unit.phase().map_err(|e| write_error(&self.unit.dir().to_owned(), &e))? == Phase::Staging {
+            self.unit.set_phase(Phase::Staged).map_err(|e| write_error(&self.unit.dir().to_owned(), &e))?;
+        }
+        Ok(artifact.size_bytes)
+    }
+}
+
+/// Whether a file is there whole: it gets its name only after its digest was compared.
+pub fn is_whole(unit: &RestoreUnit, file: &StoredFile) -> bool {
+    std::fs::metadata(unit.staged(file)).is_ok_and(|m| m.len() == file.size_bytes)
+}
+
+fn free_bytes(unit: &RestoreUnit) -> Result<u64, SourceError> {
+    let stat = rustix::fs::statvfs(unit.dir());
+    stat.map(|s| s.f_bavail * s.f_frsize).map_err(|e| SourceError::Failed(format!("{}: {e}", unit.dir().display())))
+}
+
+fn invalid(artifact: &Artifact, what: String) -> SourceError {
+    SourceError::Invalid(format!("artifact {}: {what}", artifact.id))
+}
+
+fn write_error(path: &PathBuf, e: &io::Error) -> SourceError {
+    match e.kind() {
+        io::ErrorKind::StorageFull => {
+            SourceError::NoSpace(format!("{}: the disk is full; make room and restore again", path.display()))
+        }
+        _ => SourceError::Failed(format!("{} cannot be written: {e}", path.display())),
+    }
+}
