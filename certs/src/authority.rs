@@ -16,7 +16,7 @@ use rcgen::{
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, PublicKeyData as _, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, X509Certificate, X509CertificationRequest};
 
 use crate::{
     credential::{Credential, CredentialError, KeyPair, generate_request},
@@ -210,6 +210,9 @@ impl Authority {
                 _ => AuthorityError::Request("it is malformed"),
             })?
             .public_key;
+        if X509CertificationRequest::from_der(csr_der).is_ok_and(|(rest, _)| !rest.is_empty()) {
+            return Err(AuthorityError::Request("it is malformed"));
+        }
         // An uncompressed point of 2 x 32 bytes (SEC 1): the signature algorithm alone does not tell the curve.
         let point = public_key.der_bytes();
         if public_key.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 || point.len() != 65 || point[0] != 4 {

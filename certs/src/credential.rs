@@ -144,15 +144,19 @@ impl Credential {
             }
             e => Err(e.into()),
         })?;
-        let first = current(dir)?;
-        match Self::load_set(&dir.join(&first)) {
-            // Replaced and removed between the two reads: the newer set is there now.
-            Err(CredentialError::File(FileError::Io { source, .. }))
-                if source.kind() == io::ErrorKind::NotFound && current(dir)? != first =>
-            {
-                Self::load_set(&dir.join(current(dir)?))
+        let mut set = current(dir)?;
+        loop {
+            let loaded = Self::load_set(&dir.join(&set));
+            // Replaced and removed while it was read: then the link names a newer set, which is whole.
+            let newest = current(dir)?;
+            match loaded {
+                Err(CredentialError::File(FileError::Io { source, .. }))
+                    if source.kind() == io::ErrorKind::NotFound && newest != set =>
+                {
+                    set = newest;
+                }
+                loaded => return loaded,
             }
-            loaded => loaded,
         }
     }
 

@@ -310,8 +310,15 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// Reads a rustls error.
-    pub fn of(error: &Error) -> Self {
+    /// Reads the error of a connection: TLS's own, if it holds one.
+    pub fn of_io(error: &std::io::Error) -> Self {
+        match error.get_ref().and_then(|e| e.downcast_ref()) {
+            Some(tls) => Self::of(tls),
+            None => Self::Protocol(error.to_string()),
+        }
+    }
+
+    fn of(error: &Error) -> Self {
         match error {
             Error::InvalidCertificate(reason) => Self::Untrusted(untrusted(reason)),
             Error::NoCertificatesPresented => Self::Untrusted("it presented no certificate".into()),
@@ -322,6 +329,14 @@ impl Problem {
             Error::InvalidMessage(_) => Self::Protocol("what answers there does not speak TLS".into()),
             Error::PeerIncompatible(_) => Self::Protocol(format!("it does not speak TLS 1.3 as we do: {error}")),
             _ => Self::Protocol(error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Untrusted(reason) | Self::Rejected(reason) | Self::Protocol(reason) => f.write_str(reason),
         }
     }
 }
