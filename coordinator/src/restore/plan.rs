@@ -1,0 +1,282 @@
+//! The restore plan: a pure function of the manifest, what the agents found, and what was asked for.
+//!
+//! No clock, no I/O, no runtime. What is executed is this very plan, recognised by its digest.
+
+use std::collections::BTreeMap;
+
+use prexor_format::{
+    artifact::ArtifactKind,
+    digest::Sha256Digest,
+    id::{BackupId, NodeName},
+    manifest::{Artifact, Contents, Controller, Manifest},
+};
+use serde::Serialize;
+
+mod laws;
+mod words;
+
+/// What an agent found on its host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The node.
+    pub name: NodeName,
+    /// Why it does not answer; everything below is empty then.
+    pub unreachable: Option<String>,
+    /// What it could capture, and restore onto.
+    pub sources: Vec<SourceFacts>,
+    /// The controller's service there.
+    pub controller_service: ServiceFacts,
+    /// The controller that is configured there now.
+    pub controller: Option<Controller>,
+    /// Free bytes where the agent stages artifacts.
+    pub staging_free_bytes: u64,
+}
+
+/// One source of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFacts {
+    /// Its kind.
+    pub kind: ArtifactKind,
+    /// What it is, for people.
+    pub target: String,
+    /// Why it is out of order.
+    pub problem: Option<String>,
+    /// By the names of `prexor_proto::facts`.
+    pub facts: BTreeMap<String, String>,
+}
+
+/// Whether the controller runs on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceFacts {
+    /// There is no such service.
+    Absent,
+    /// It runs.
+    Active,
+    /// It is stopped; a person starts it with this command.
+    Inactive {
+        /// `systemctl start prexorcloud-controller`
+        start_command: String,
+    },
+    /// Its state could not be found out.
+    Unknown(String),
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The kinds to restore; empty for everything in the backup.
+    pub scope: Vec<ArtifactKind>,
+}
+
+/// What a restore will do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// The backup.
+    pub backup_id: BackupId,
+    /// What is exchanged for what.
+    pub replacements: Vec<Replacement>,
+    /// What is done, in this order.
+    pub steps: Vec<Step>,
+    /// What an operator should know beforehand.
+    pub notes: Vec<String>,
+    /// Why it must not be done; empty when it may.
+    pub refusals: Vec<Refusal>,
+    /// What is left to do for a person afterwards.
+    pub after: String,
+}
+
+/// One artifact in the place of live data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Replacement {
+    /// Its kind.
+    pub kind: ArtifactKind,
+    /// The artifact's id in the manifest.
+    pub artifact_id: String,
+    /// The node that restores it.
+    pub node: NodeName,
+    /// What is there.
+    pub target: String,
+    /// How much is there now. Not part of the digest: it may move while nobody acts.
+    #[serde(skip)]
+    pub current: String,
+    /// What comes in its place.
+    pub incoming: String,
+    /// Stored bytes that travel to the node.
+    pub size_bytes: u64,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// From 1.
+    pub number: u32,
+    /// What is done.
+    pub verb: Verb,
+    /// By which agent; `None`: by the coordinator.
+    pub node: Option<NodeName>,
+    /// To which artifact.
+    pub artifact_id: Option<String>,
+    /// For people.
+    pub title: String,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names are the verbs of the agent's API")]
+pub enum Verb {
+    Preflight,
+    Stage,
+    Prepare,
+    Swap,
+    Check,
+    Commit,
+}
+
+/// A reason not to restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// The restore law behind it, such as `L14`; empty when none is.
+    pub law: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl Verb {
+    /// Whether live data changes. It can be reverted until the commit.
+    pub fn is_destructive(self) -> bool {
+        matches!(self, Self::Swap | Self::Commit)
+    }
+}
+
+impl Plan {
+    /// Names exactly this plan: equal decisions give an equal digest.
+    pub fn digest(&self) -> Sha256Digest {
+        let json = serde_json::to_vec(self).expect("a plan has only string keys and no floating point numbers");
+        Sha256Digest::of(&json)
+    }
+}
+
+/// Computes the plan.
+pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan {
+    let selected: Vec<&Artifact> = manifest
+        .artifacts
+        .iter()
+        .filter(|a| options.scope.is_empty() || options.scope.contains(&a.kind))
+        .collect();
+    let mut refusals = laws::of_the_cluster(nodes);
+    let missing = options.scope.iter().filter(|kind| selected.iter().all(|a| a.kind != **kind));
+    refusals.extend(missing.map(|kind| refusal("", format!("{} holds no {kind}", manifest.id))));
+    let mut placed = Vec::new();
+    for artifact in &selected {
+        match place(artifact, nodes) {
+            Ok(node) => {
+                refusals.extend(laws::of_the_artifact(artifact, node));
+                placed.push((*artifact, node));
+            }
+            Err(refused) => refusals.push(refused),
+        }
+    }
+    refusals.extend(laws::of_the_whole(manifest, &placed, &selected));
+    Plan {
+        backup_id: manifest.id.clone(),
+        replacements: placed.iter().map(|(artifact, node)| replacement(artifact, node)).collect(),
+        steps: steps(&placed),
+        notes: laws::notes(manifest, &selected),
+        refusals,
+        after: words::after(nodes),
+    }
+}
+
+/// The node that restores an artifact: the one that captured it, or for a database any other that reaches it.
+fn place<'a>(artifact: &Artifact, nodes: &'a [NodeFacts]) -> Result<&'a NodeFacts, Refusal> {
+    let own = nodes.iter().find(|n| n.name == artifact.node);
+    if artifact.kind == ArtifactKind::Filesystem {
+        let own = own.ok_or_else(|| {
+            refusal(
+                "L3",
+                format!(
+                    "{} belongs to {}, where no agent is enrolled: enrol one with `prexorctl setup --node {}`",
+                    artifact.id, artifact.node, artifact.node
+                ),
+            )
+        })?;
+        // A root that is gone or damaged is what a restore is for: only the agent's silence stops it.
+        return match source(own, artifact.kind) {
+            Some(_) => Ok(own),
+            None => Err(unusable(artifact, [own])),
+        };
+    }
+    let usable = |n: &&NodeFacts| source(n, artifact.kind).is_some_and(|s| s.problem.is_none());
+    own.filter(usable)
+        .or_else(|| nodes.iter().find(usable))
+        .ok_or_else(|| unusable(artifact, nodes.iter().filter(|n| source(n, artifact.kind).is_some())))
+}
+
+fn source(node: &NodeFacts, kind: ArtifactKind) -> Option<&SourceFacts> {
+    node.sources.iter().find(|s| s.kind == kind)
+}
+
+fn unusable<'a>(artifact: &Artifact, nodes: impl IntoIterator<Item = &'a NodeFacts>) -> Refusal {
+    let why: Vec<String> = nodes
+        .into_iter()
+        .map(|n| {
+            let problem = n.unreachable.as_deref().or_else(|| source(n, artifact.kind)?.problem.as_deref());
+            format!("{}: {}", n.name, problem.unwrap_or("has nothing of this kind"))
+        })
+        .collect();
+    let why = if why.is_empty() { "no enrolled agent cares for one".to_owned() } else { why.join("; ") };
+    refusal("", format!("there is nothing to restore {} onto ({why})", artifact.id))
+}
+
+fn replacement(artifact: &Artifact, node: &NodeFacts) -> Replacement {
+    let live = source(node, artifact.kind);
+    Replacement {
+        kind: artifact.kind,
+        artifact_id: artifact.id.clone(),
+        node: node.name.clone(),
+        target: live.map(|s| s.target.clone()).unwrap_or_default(),
+        current: live.map(words::current).unwrap_or_default(),
+        incoming: words::incoming(artifact),
+        size_bytes: artifact.size_bytes,
+    }
+}
+
+/// Everything is staged and prepared, and so verified, on all hosts before anything live changes; databases first, as the
+/// guide has it.
+fn steps(placed: &[(&Artifact, &NodeFacts)]) -> Vec<Step> {
+    let mut steps = vec![Step {
+        number: 1,
+        verb: Verb::Preflight,
+        node: None,
+        artifact_id: None,
+        title: "look at every host again".to_owned(),
+    }];
+    for verb in [Verb::Stage, Verb::Prepare, Verb::Swap, Verb::Check, Verb::Commit] {
+        for (artifact, node) in placed {
+            steps.push(Step {
+                number: steps.len() as u32 + 1,
+                verb,
+                node: Some(node.name.clone()),
+                artifact_id: Some(artifact.id.clone()),
+                title: words::title(verb, artifact),
+            });
+        }
+    }
+    steps
+}
+
+fn refusal(law: &str, message: String) -> Refusal {
+    Refusal { law: law.to_owned(), message }
+}
+
+/// The root directory that a files artifact came from.
+fn root_of(artifact: &Artifact) -> Option<&str> {
+    match &artifact.contents {
+        Contents::Filesystem(files) => Some(&files.root),
+        Contents::Mongo(_) | Contents::Valkey(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

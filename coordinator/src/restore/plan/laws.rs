@@ -1,0 +1,190 @@
+//! The restore laws that can be judged while planning. Each refusal names its law, what is wrong and what to do.
+
+use std::collections::BTreeMap;
+
+use prexor_format::{
+    artifact::ArtifactKind,
+    id::NodeName,
+    manifest::{Artifact, Consistency, Contents, Controller, Manifest},
+    text::bytes,
+};
+use prexor_proto::facts;
+
+use super::{NodeFacts, Refusal, ServiceFacts, refusal, source};
+
+/// The first server versions that load each RDB version (law L19): name, RDB version, major, minor.
+const RDB_READERS: [(&str, u32, u32, u32); 6] = [
+    ("redis", 9, 5, 0),
+    ("redis", 10, 7, 0),
+    ("redis", 11, 7, 2),
+    ("redis", 12, 7, 4),
+    ("valkey", 11, 7, 2),
+    ("valkey", 80, 9, 0),
+];
+
+/// L14: nothing is restored under a controller that runs, or might.
+pub(super) fn of_the_cluster(nodes: &[NodeFacts]) -> Vec<Refusal> {
+    nodes
+        .iter()
+        .filter_map(|node| {
+            if let Some(why) = &node.unreachable {
+                let message = format!(
+                    "{} does not answer, so its controller may be running ({why}): bring its agent back, or take the \
+                     node out of the cluster",
+                    node.name
+                );
+                return Some(refusal("L14", message));
+            }
+            match &node.controller_service {
+                ServiceFacts::Absent | ServiceFacts::Inactive { .. } => None,
+                ServiceFacts::Active => Some(refusal(
+                    "L14",
+                    format!(
+                        "the controller on {} is running and would write into half-restored stores: stop it first \
+                         (sudo systemctl stop prexorcloud-controller)",
+                        node.name
+                    ),
+                )),
+                ServiceFacts::Unknown(why) => {
+                    Some(refusal("L14", format!("it is unknown whether the controller on {} runs: {why}", node.name)))
+                }
+            }
+        })
+        .collect()
+}
+
+/// L3 and L19: whether this artifact may go onto this node.
+pub(super) fn of_the_artifact(artifact: &Artifact, node: &NodeFacts) -> Vec<Refusal> {
+    let live = |name| source(node, artifact.kind)?.facts.get(name).map(String::as_str);
+    let mut out = Vec::new();
+    match &artifact.contents {
+        Contents::Mongo(m) => {
+            out.extend(older("MongoDB", &m.server_version, live(facts::SERVER_VERSION)));
+            let compatibility = m.feature_compatibility_version.as_deref();
+            let live = live(facts::FEATURE_COMPATIBILITY_VERSION);
+            out.extend(compatibility.and_then(|v| older("featureCompatibilityVersion", v, live)));
+        }
+        Contents::Valkey(v) => {
+            let (name, version) = (live(facts::SERVER_NAME), live(facts::SERVER_VERSION));
+            if let (Some(name), Some(version)) = (name, version)
+                && highest_rdb(name, version).is_some_and(|highest| v.rdb_version > highest)
+            {
+                let message = format!(
+                    "the backup's RDB has version {}, {name} {version} on {} reads up to {}: use the server that took \
+                     the backup ({} {})",
+                    v.rdb_version,
+                    node.name,
+                    highest_rdb(name, version).unwrap_or_default(),
+                    v.server_name,
+                    v.server_version
+                );
+                out.push(refusal("L19", message));
+            }
+        }
+        Contents::Filesystem(f) => {
+            out.extend(differs(
+                "L3",
+                "uuid",
+                f.controller.as_ref().and_then(|c| c.uuid.as_deref()),
+                node.controller.as_ref().and_then(|c| c.uuid.as_deref()),
+                &format!("these files belong to another controller than the one on {}", node.name),
+            ));
+            let (was, is) = (f.controller.as_ref(), node.controller.as_ref());
+            out.extend(version_differs(was, is, node));
+        }
+    }
+    out
+}
+
+/// L11, and the space for staging: what only shows when all artifacts are seen together.
+pub(super) fn of_the_whole(
+    manifest: &Manifest,
+    placed: &[(&Artifact, &NodeFacts)],
+    selected: &[&Artifact],
+) -> Vec<Refusal> {
+    let mut out = Vec::new();
+    let both = [ArtifactKind::Mongo, ArtifactKind::Filesystem].map(|kind| selected.iter().any(|a| a.kind == kind));
+    if both.contains(&true) && both.contains(&false) {
+        let was = manifest.hosts.iter().find_map(|h| h.controller.as_ref()?.cluster_id.as_deref());
+        let is = placed.iter().find_map(|(_, n)| n.controller.as_ref()?.cluster_id.as_deref());
+        let why = "a controller refuses to boot when its database and its configuration disagree: restore both";
+        out.extend(differs("L11", "cluster.id", was, is, why));
+    }
+    let mut needed: BTreeMap<&NodeName, (u64, u64)> = BTreeMap::new();
+    for (artifact, node) in placed {
+        let entry = needed.entry(&node.name).or_insert((0, node.staging_free_bytes));
+        entry.0 = entry.0.saturating_add(artifact.size_bytes);
+    }
+    for (node, (size, free)) in needed {
+        if size > free {
+            let (size, free) = (bytes(size), bytes(free));
+            let message = format!("{node} needs {size} to stage the artifacts and has {free} free in its state_dir");
+            out.push(refusal("", message));
+        }
+    }
+    out
+}
+
+/// What an operator should know before saying yes.
+pub(super) fn notes(manifest: &Manifest, selected: &[&Artifact]) -> Vec<String> {
+    let mut out = vec![format!(
+        "the cluster goes back to {}: what happened since is lost",
+        manifest.completed_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    )];
+    for artifact in selected {
+        match &artifact.contents {
+            Contents::Mongo(m) if m.consistency == Consistency::Fuzzy => {
+                out.push("the dump's collections were read one after the other, not at one point in time".to_owned());
+            }
+            Contents::Mongo(_) => {}
+            Contents::Valkey(_) => out.push(
+                "Valkey comes back as it was: leases, login lockouts and revocations of that time are in force again, \
+                 and fencing counters go back (laws L1, L4, L5, L6 are not carried out by this version)"
+                    .to_owned(),
+            ),
+            Contents::Filesystem(f) => {
+                if let Some(ca) = f.platform_ca.first() {
+                    out.push(format!(
+                        "the platform CA comes back ({}, SHA-256 {}): daemons whose certificates are not from it must \
+                         rejoin with `prexorctl token create --description rejoin --ttl 1h` and `prexorctl setup \
+                         --rejoin` (law L10)",
+                        ca.path, ca.sha256
+                    ));
+                }
+                let kept = f.excluded.join(", ");
+                out.push(format!("on {} these are kept as they are now: {kept}", artifact.node));
+            }
+        }
+    }
+    out
+}
+
+fn version_differs(was: Option<&Controller>, is: Option<&Controller>, node: &NodeFacts) -> Option<Refusal> {
+    let why = format!("a controller of another version would be on {}", node.name);
+    differs("L19", "version", was?.version.as_deref(), is?.version.as_deref(), &why)
+}
+
+fn differs(law: &str, what: &str, was: Option<&str>, is: Option<&str>, why: &str) -> Option<Refusal> {
+    let (was, is) = (was?, is?);
+    (was != is).then(|| refusal(law, format!("{why} ({what} in the backup: {was}, now: {is})")))
+}
+
+/// L19: a server that is older than the one that was backed up.
+fn older(what: &str, was: &str, is: Option<&str>) -> Option<Refusal> {
+    let is = is?;
+    let (backup, live) = (major_minor(was)?, major_minor(is)?);
+    (live < backup).then(|| {
+        let message = format!("{what} is {is} here and was {was} when the backup was taken: restore into {was} or newer");
+        refusal("L19", message)
+    })
+}
+
+fn highest_rdb(name: &str, version: &str) -> Option<u32> {
+    let live = major_minor(version)?;
+    RDB_READERS.into_iter().filter(|(n, _, major, minor)| *n == name && (*major, *minor) <= live).map(|r| r.1).max()
+}
+
+fn major_minor(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}

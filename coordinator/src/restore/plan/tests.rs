@@ -1,0 +1,239 @@
+//! Plans over constructed facts.
+
+use prexor_format::{
+    digest::{ContentHasher, Order},
+    manifest::{Collection, CollectionType, Consistency, FilesContents, Host, MongoContents, StoredFile, ValkeyContents},
+};
+use prexor_proto::facts;
+
+use super::*;
+
+fn controller(uuid: &str, cluster_id: &str) -> Controller {
+    Controller {
+        uuid: Some(uuid.into()),
+        cluster_id: Some(cluster_id.into()),
+        version: None,
+        root: "/etc/prexorcloud".into(),
+    }
+}
+
+fn artifact(kind: ArtifactKind, path: &str, contents: Contents) -> Artifact {
+    let id = if kind == ArtifactKind::Filesystem { "filesystem-h1".to_owned() } else { kind.to_string() };
+    Artifact {
+        id,
+        kind,
+        node: "h1".parse().unwrap(),
+        path: path.into(),
+        format: "x".into(),
+        started_at: "2026-05-10T08:00:00Z".parse().unwrap(),
+        completed_at: "2026-05-10T08:00:02Z".parse().unwrap(),
+        size_bytes: 1000,
+        files: vec![StoredFile { path: path.into(), size_bytes: 1000, sha256: Sha256Digest::of(b"") }],
+        contents,
+        warnings: vec![],
+    }
+}
+
+fn manifest() -> Manifest {
+    let content = ContentHasher::new(Order::Multiset).finish();
+    let collection = Collection {
+        database: "prexorcloud".into(),
+        name: "audit_log".into(),
+        kind: CollectionType::Collection,
+        documents: 142_884,
+        bson_bytes: 3 << 20,
+        indexes: 2,
+        data_path: Some("mongo/prexorcloud/audit_log.bson.gz".into()),
+        metadata_path: "mongo/prexorcloud/audit_log.metadata.json.gz".into(),
+        content: Some(content),
+        definition: Sha256Digest::of(b""),
+    };
+    let mongo = MongoContents {
+        server_version: "6.0.5".into(),
+        feature_compatibility_version: Some("6.0".into()),
+        replica_set: Some("rs0".into()),
+        databases: vec!["prexorcloud".into()],
+        consistency: Consistency::Fuzzy,
+        collections: vec![collection],
+    };
+    let valkey = ValkeyContents {
+        server_version: "8.0.1".into(),
+        server_name: "valkey".into(),
+        rdb_version: 11,
+        way: "bgsave-file".into(),
+        append_only: true,
+        keys: 7,
+        expiring_keys: 1,
+        families: vec![],
+    };
+    let files = FilesContents {
+        root: "/etc/prexorcloud".into(),
+        controller: Some(controller("u1", "c1")),
+        entries: 3,
+        files: 2,
+        bytes: 2048,
+        excluded: vec!["logs".into()],
+        notes: vec![],
+        platform_ca: vec![],
+        content,
+    };
+    let artifacts = vec![
+        artifact(ArtifactKind::Mongo, "mongo/prelude.json.gz", Contents::Mongo(mongo)),
+        artifact(ArtifactKind::Valkey, "valkey/dump.rdb", Contents::Valkey(valkey)),
+        artifact(
+            ArtifactKind::Filesystem,
+            "filesystem/h1/etc-prexorcloud.tar.gz",
+            Contents::Filesystem(files),
+        ),
+    ];
+    Manifest {
+        format_version: 1,
+        id: "bk-2026-05-10-001".parse().unwrap(),
+        cluster: "prexorcloud".into(),
+        description: None,
+        scope: ArtifactKind::ALL.to_vec(),
+        started_at: "2026-05-10T08:00:00Z".parse().unwrap(),
+        completed_at: "2026-05-10T08:00:02Z".parse().unwrap(),
+        product_version: "0.1.0".into(),
+        hosts: vec![Host {
+            node: "h1".parse().unwrap(),
+            hostname: "h1".into(),
+            agent_version: "0.1.0".into(),
+            controller: Some(controller("u1", "c1")),
+        }],
+        size_bytes: 3000,
+        artifacts,
+        warnings: vec![],
+    }
+}
+
+fn node() -> NodeFacts {
+    let source = |kind, pairs: &[(&str, &str)]| SourceFacts {
+        kind,
+        target: format!("live {kind}"),
+        problem: None,
+        facts: pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+    };
+    NodeFacts {
+        name: "h1".parse().unwrap(),
+        unreachable: None,
+        sources: vec![
+            source(
+                ArtifactKind::Mongo,
+                &[
+                    (facts::SERVER_VERSION, "6.0.5"),
+                    (facts::FEATURE_COMPATIBILITY_VERSION, "6.0"),
+                    (facts::COLLECTIONS, "12"),
+                    (facts::DOCUMENTS, "1"),
+                ],
+            ),
+            source(ArtifactKind::Valkey, &[(facts::SERVER_NAME, "valkey"), (facts::SERVER_VERSION, "8.0.1")]),
+            source(ArtifactKind::Filesystem, &[]),
+        ],
+        controller_service: ServiceFacts::Inactive { start_command: "systemctl start prexorcloud-controller".into() },
+        controller: Some(controller("u1", "c1")),
+        staging_free_bytes: 1 << 30,
+    }
+}
+
+fn everything() -> Options {
+    Options { scope: vec![] }
+}
+
+fn laws(plan: &Plan) -> Vec<&str> {
+    plan.refusals.iter().map(|r| r.law.as_str()).collect()
+}
+
+fn refused(manifest: &Manifest, options: &Options, change: impl Fn(&mut NodeFacts)) -> Plan {
+    let mut node = node();
+    change(&mut node);
+    plan(manifest, &[node], options)
+}
+
+#[test]
+fn a_plan_swaps_nothing_before_everything_is_prepared() {
+    let p = plan(&manifest(), &[node()], &everything());
+    assert_eq!(p.refusals, vec![]);
+    let verbs: Vec<Verb> = p.steps.iter().map(|s| s.verb).collect();
+    let first_swap = verbs.iter().position(|v| *v == Verb::Swap).unwrap();
+    let last_prepare = verbs.iter().rposition(|v| *v == Verb::Prepare).unwrap();
+    assert!(last_prepare < first_swap, "{verbs:?}");
+    let titles: Vec<&str> = p.steps.iter().filter(|s| s.verb == Verb::Swap).map(|s| s.title.as_str()).collect();
+    assert_eq!(titles, ["drop+restore mongo", "replace valkey RDB", "untar /etc/prexorcloud/"]);
+    assert_eq!(p.after, "Run `systemctl start prexorcloud-controller` to bring the cluster back.");
+    assert_eq!(p.replacements[0].current, "12 collections, 1 document");
+    assert_eq!(p.replacements[0].incoming, "1 collection, 142,884 documents, 3.0 MiB");
+}
+
+#[test]
+fn equal_facts_give_an_equal_digest_and_decisions_change_it() {
+    let digest = |nodes: &[NodeFacts], options: &Options| plan(&manifest(), nodes, options).digest();
+    let same = digest(&[node()], &everything());
+    let mut busier = node();
+    busier.sources[0].facts.insert(facts::DOCUMENTS.into(), "2".into());
+    assert_eq!(digest(&[busier], &everything()), same, "what moves by itself does not count");
+    let mut running = node();
+    running.controller_service = ServiceFacts::Active;
+    assert_ne!(digest(&[running], &everything()), same);
+    assert_ne!(digest(&[node()], &Options { scope: vec![ArtifactKind::Mongo] }), same);
+}
+
+#[test]
+fn a_controller_that_runs_or_might_run_is_refused() {
+    let m = manifest();
+    assert_eq!(laws(&refused(&m, &everything(), |n| n.controller_service = ServiceFacts::Active)), ["L14"]);
+    let unknown = ServiceFacts::Unknown("systemctl is missing".into());
+    assert_eq!(laws(&refused(&m, &everything(), |n| n.controller_service = unknown.clone())), ["L14"]);
+    let mut silent = node();
+    silent.name = "h2".parse().unwrap();
+    silent.unreachable = Some("connection refused".into());
+    silent.sources.clear();
+    assert_eq!(laws(&plan(&m, &[node(), silent], &everything())), ["L14"]);
+}
+
+#[test]
+fn files_go_back_to_their_own_controller_only() {
+    let m = manifest();
+    assert_eq!(laws(&refused(&m, &everything(), |n| n.controller = Some(controller("u2", "c1")))), ["L3"]);
+    let other = refused(&m, &everything(), |n| n.name = "h2".parse().unwrap());
+    assert_eq!(laws(&other), ["L3"], "the databases may be restored through any agent that reaches them");
+    let gone = refused(&m, &everything(), |n| n.controller = None);
+    assert_eq!(gone.refusals, vec![], "a root that is lost is what a restore is for");
+}
+
+#[test]
+fn a_part_is_refused_when_it_would_not_fit_the_rest() {
+    let change = |n: &mut NodeFacts| n.controller = Some(controller("u1", "c2"));
+    let m = manifest();
+    let datastores = Options { scope: vec![ArtifactKind::Mongo, ArtifactKind::Valkey] };
+    assert_eq!(laws(&refused(&m, &datastores, change)), ["L11"]);
+    assert_eq!(laws(&refused(&m, &Options { scope: vec![ArtifactKind::Filesystem] }, change)), ["L11"]);
+    assert_eq!(refused(&m, &everything(), change).refusals, vec![]);
+}
+
+#[test]
+fn older_servers_and_full_disks_are_refused() {
+    let m = manifest();
+    let set = |kind: usize, fact: &'static str, value: &'static str| {
+        move |n: &mut NodeFacts| drop(n.sources[kind].facts.insert(fact.into(), value.into()))
+    };
+    assert_eq!(laws(&refused(&m, &everything(), set(0, facts::SERVER_VERSION, "5.0.9"))), ["L19"]);
+    assert_eq!(laws(&refused(&m, &everything(), set(0, facts::FEATURE_COMPATIBILITY_VERSION, "5.0"))), ["L19"]);
+    assert_eq!(laws(&refused(&m, &everything(), set(1, facts::SERVER_NAME, "redis"))), [] as [&str; 0]);
+    let redis7 = |n: &mut NodeFacts| {
+        set(1, facts::SERVER_NAME, "redis")(n);
+        set(1, facts::SERVER_VERSION, "7.0.15")(n);
+    };
+    assert_eq!(laws(&refused(&m, &everything(), redis7)), ["L19"]);
+    assert_eq!(laws(&refused(&m, &everything(), |n| n.staging_free_bytes = 2999)), [""]);
+    let down = refused(&m, &everything(), |n| n.sources[0].problem = Some("connection refused".into()));
+    assert!(down.refusals[0].message.contains("h1: connection refused"), "{:?}", down.refusals);
+}
+
+#[test]
+fn a_kind_that_the_backup_lacks_is_refused() {
+    let mut m = manifest();
+    m.artifacts.remove(1);
+    let p = plan(&m, &[node()], &Options { scope: vec![ArtifactKind::Valkey] });
+    assert_eq!(p.refusals[0].message, "bk-2026-05-10-001 holds no valkey");
+}

@@ -1,0 +1,68 @@
+//! What people read in a plan.
+
+use prexor_format::{
+    artifact::ArtifactKind,
+    manifest::{Artifact, Contents},
+    text::{bytes, things},
+};
+use prexor_proto::facts;
+
+use super::{NodeFacts, ServiceFacts, SourceFacts, Verb, root_of};
+
+/// A step's title. Those of the swaps are the guide's.
+pub(super) fn title(verb: Verb, artifact: &Artifact) -> String {
+    let root = root_of(artifact).unwrap_or_default();
+    match (verb, artifact.kind) {
+        (Verb::Swap, ArtifactKind::Mongo) => "drop+restore mongo".to_owned(),
+        (Verb::Swap, ArtifactKind::Valkey) => "replace valkey RDB".to_owned(),
+        (Verb::Swap, ArtifactKind::Filesystem) => format!("untar {}/", root.trim_end_matches('/')),
+        (Verb::Stage, _) => format!("send {} and compare its checksums", artifact.id),
+        (Verb::Prepare, ArtifactKind::Mongo) => "load the dump beside the live collections and compare".to_owned(),
+        (Verb::Prepare, ArtifactKind::Valkey) => "put the RDB beside the live one and compare".to_owned(),
+        (Verb::Prepare, ArtifactKind::Filesystem) => format!("unpack beside {root} and compare"),
+        (Verb::Check, _) => format!("compare the live {} with the manifest", artifact.kind),
+        (Verb::Commit, _) => format!("let go of the old {}", artifact.kind),
+        (Verb::Preflight, _) => String::new(),
+    }
+}
+
+/// How much is there now.
+pub(super) fn current(source: &SourceFacts) -> String {
+    if let Some(problem) = &source.problem {
+        return problem.clone();
+    }
+    let number = |name: &str| source.facts.get(name).and_then(|v| v.parse::<u64>().ok());
+    let mut parts = Vec::new();
+    for (name, thing) in
+        [(facts::COLLECTIONS, "collection"), (facts::DOCUMENTS, "document"), (facts::KEYS, "key")]
+    {
+        parts.extend(number(name).map(|n| things(n, thing)));
+    }
+    parts.extend(number(facts::ENTRIES).map(|n| if n == 1 { "1 entry".to_owned() } else { format!("{n} entries") }));
+    parts.extend(number(facts::BYTES).map(bytes));
+    parts.join(", ")
+}
+
+/// What an artifact brings.
+pub(super) fn incoming(artifact: &Artifact) -> String {
+    match &artifact.contents {
+        Contents::Mongo(m) => {
+            let documents = m.collections.iter().map(|c| c.documents).sum();
+            let size = m.collections.iter().map(|c| c.bson_bytes).sum();
+            let collections = things(m.collections.len() as u64, "collection");
+            format!("{collections}, {}, {}", things(documents, "document"), bytes(size))
+        }
+        Contents::Valkey(v) => format!("{}, RDB version {}", things(v.keys, "key"), v.rdb_version),
+        Contents::Filesystem(f) => format!("{} in {}, {}", things(f.files, "file"), f.root, bytes(f.bytes)),
+    }
+}
+
+/// The guide's last line, with the command that starts the controller where it was stopped.
+pub(super) fn after(nodes: &[NodeFacts]) -> String {
+    let command = nodes.iter().find_map(|n| match &n.controller_service {
+        ServiceFacts::Inactive { start_command } if !start_command.is_empty() => Some(start_command.as_str()),
+        _ => None,
+    });
+    let command = command.unwrap_or("systemctl start prexorcloud-controller");
+    format!("Run `{command}` to bring the cluster back.")
+}

@@ -1,0 +1,63 @@
+//! Sizes and counts as people read them, the same in every message of the product.
+
+/// A size: `142 MiB`; whole numbers from 10 up, one decimal below.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    // Tenths of the unit, rounded to nearest, in integers: no float ever says 9.99 or 1024.
+    let mut unit = 1u128 << 10;
+    for (i, name) in UNITS.iter().enumerate() {
+        let tenths = (u128::from(n) * 10 + unit / 2) / unit;
+        let whole = (u128::from(n) + unit / 2) / unit;
+        if tenths < 100 {
+            return format!("{}.{} {name}", tenths / 10, tenths % 10);
+        }
+        if whole < 1024 || i + 1 == UNITS.len() {
+            return format!("{whole} {name}");
+        }
+        unit <<= 10;
+    }
+    format!("{n} B")
+}
+
+/// A count with separators: `142,884`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A count of things: `1 document`, `142,884 documents`. The plural takes an `s`.
+pub fn things(n: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(n), if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_in_the_guide() {
+        for (n, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (10_188, "9.9 KiB"),
+            (10_230, "10 KiB"),
+            (142 << 20, "142 MiB"),
+            ((1 << 30) - 1, "1.0 GiB"),
+            (u64::MAX, "16 EiB"),
+        ] {
+            assert_eq!(bytes(n), text, "{n}");
+        }
+        assert_eq!((count(7), count(142_884), things(1, "key")), ("7".into(), "142,884".into(), "1 key".into()));
+    }
+}
