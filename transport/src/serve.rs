@@ -1,0 +1,218 @@
+//! Listening: TCP, then TLS in bounded time and number, then a stream of connections for tonic.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::Stream;
+use prexor_certs::{
+    Identity, Leaf,
+    tls::{ALPN_H2, Problem},
+};
+use rustls::ServerConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    net::{TcpListener, TcpStream, ToSocketAddrs},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::{AbortHandle, JoinSet},
+};
+use tokio_rustls::TlsAcceptor;
+use tonic::transport::{Server, server::Connected};
+
+use crate::{CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW};
+
+/// How much strangers can ask of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// How many connections may be open; more are closed right after their handshake.
+    pub max_connections: usize,
+    /// How many handshakes may be under way. One more ends the oldest, so that clients who never finish theirs cannot
+    /// keep others out.
+    pub max_handshakes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { handshake_timeout: Duration::from_secs(10), max_connections: 1024, max_handshakes: 256 }
+    }
+}
+
+/// Who is at the other end of a connection; tonic puts it among the extensions of every request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Where from.
+    pub address: SocketAddr,
+    /// What the verified certificate says; `None` on listeners that ask for none (enrolment).
+    pub certificate: Option<Leaf>,
+}
+
+impl PeerInfo {
+    /// Whom the verified certificate speaks for.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.certificate.as_ref().map(|leaf| &leaf.identity)
+    }
+}
+
+/// Who sent a request; `None` only if the server was not fed by [`incoming`].
+pub fn peer<T>(request: &tonic::Request<T>) -> Option<&PeerInfo> {
+    request.extensions().get()
+}
+
+/// Listens on an address (`host:port`; port 0 picks a free one).
+///
+/// # Errors
+/// If the address cannot be bound; the message names it.
+pub async fn listener(address: impl ToSocketAddrs + std::fmt::Display + Copy) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))
+}
+
+/// A tonic server with our windows and keep-alive.
+pub fn server() -> Server {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+}
+
+/// Connections that finished their handshake, for `serve_with_incoming_shutdown`. Failed ones are logged and left out.
+///
+/// Every handshake uses the configuration that is the newest when it starts. Dropping the stream closes the listener;
+/// open connections stay.
+pub fn incoming(
+    listener: TcpListener,
+    config: watch::Receiver<Arc<ServerConfig>>,
+    limits: Limits,
+) -> impl Stream<Item = io::Result<TlsStream>> + Send + 'static {
+    let (ready, connections) = mpsc::channel(16);
+    tokio::spawn(accept(listener, config, limits, ready));
+    tokio_stream::wrappers::ReceiverStream::new(connections)
+}
+
+async fn accept(
+    listener: TcpListener,
+    config: watch::Receiver<Arc<ServerConfig>>,
+    limits: Limits,
+    ready: mpsc::Sender<io::Result<TlsStream>>,
+) {
+    let slots = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
+    let mut handshakes = JoinSet::new();
+    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let accepted = tokio::select! {
+            () = ready.closed() => return,
+            Some(_) = handshakes.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let (tcp, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: trying again at once would only burn the processor.
+                tracing::warn!(%error, "cannot accept connections, trying again in a moment");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+        };
+        while handshakes.len() >= limits.max_handshakes.max(1) {
+            oldest_first.retain(|handshake| !handshake.is_finished());
+            if let Some(oldest) = oldest_first.pop_front() {
+                oldest.abort();
+            }
+            let _ = handshakes.join_next().await;
+        }
+        let acceptor = TlsAcceptor::from(config.borrow().clone());
+        let (slots, ready) = (slots.clone(), ready.clone());
+        oldest_first.push_back(handshakes.spawn(async move {
+            match tokio::time::timeout(limits.handshake_timeout, handshake(acceptor, tcp, address, slots)).await {
+                Ok(Ok(connection)) => {
+                    // A closed channel means that the server is shutting down: the connection is dropped with it.
+                    let _ = ready.send(Ok(connection)).await;
+                }
+                Ok(Err(reason)) => tracing::debug!(peer = %address, reason, "a connection was refused"),
+                Err(_) => tracing::debug!(peer = %address, "a TLS handshake took too long"),
+            }
+        }));
+        if oldest_first.len() > 2 * limits.max_handshakes {
+            oldest_first.retain(|handshake| !handshake.is_finished());
+        }
+    }
+}
+
+async fn handshake(
+    acceptor: TlsAcceptor,
+    tcp: TcpStream,
+    address: SocketAddr,
+    slots: Arc<Semaphore>,
+) -> Result<TlsStream, String> {
+    tcp.set_nodelay(true).map_err(|e| e.to_string())?;
+    let mut tls = acceptor.accept(tcp).await.map_err(|e| Problem::of_io(&e).to_string())?;
+    let (_, session) = tls.get_ref();
+    if session.alpn_protocol() != Some(ALPN_H2) {
+        return Err("it did not ask for HTTP/2".into());
+    }
+    let certificate = match session.peer_certificates().and_then(<[_]>::first) {
+        Some(leaf) => Some(Leaf::parse(leaf).map_err(|e| e.to_string())?),
+        None => None,
+    };
+    let Ok(slot) = slots.try_acquire_owned() else {
+        let _ = tls.shutdown().await;
+        return Err("too many connections are open".into());
+    };
+    Ok(TlsStream { inner: tls, info: PeerInfo { address, certificate }, _slot: slot })
+}
+
+/// One accepted connection. While it lives it counts against [`Limits::max_connections`].
+#[derive(Debug)]
+pub struct TlsStream {
+    inner: tokio_rustls::server::TlsStream<TcpStream>,
+    info: PeerInfo,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Connected for TlsStream {
+    type ConnectInfo = PeerInfo;
+
+    fn connect_info(&self) -> PeerInfo {
+        self.info.clone()
+    }
+}
+
+impl AsyncRead for TlsStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
