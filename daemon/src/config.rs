@@ -85,3 +85,101 @@ fn unknown(what: &str, given: &str, known: &[&str]) -> String {
         None => format!("unknown {what} '{given}': known are {}", known.join(", ")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Config {
+        #[serde(default)]
+        listen: Option<String>,
+        #[serde(default)]
+        limits: Limits,
+        #[serde(default)]
+        nodes: BTreeMap<String, u16>,
+        #[serde(default)]
+        mode: Mode,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq, Default)]
+    #[serde(deny_unknown_fields)]
+    struct Limits {
+        connections: u32,
+        verbose: Option<bool>,
+    }
+
+    #[derive(Debug, Deserialize, PartialEq, Default)]
+    #[serde(rename_all = "lowercase")]
+    enum Mode {
+        #[default]
+        Systemd,
+        Hooks,
+    }
+
+    fn load_text(text: &str) -> Result<Config, String> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("agent.yml");
+        fs::write(&path, text).expect("a file in it");
+        load(&path).map_err(|e| e.to_string().replace(&format!("{}/", dir.path().display()), ""))
+    }
+
+    #[test]
+    fn what_is_right_loads() {
+        let config =
+            load_text("listen: 0.0.0.0:7443\nlimits: {connections: 7}\nnodes:\n  h1: 1\nmode: hooks\n").unwrap();
+        assert_eq!(config.listen.as_deref(), Some("0.0.0.0:7443"));
+        assert_eq!((config.limits.connections, config.nodes["h1"], config.mode), (7, 1, Mode::Hooks));
+        for empty in ["", "\n\n", "# nothing set\n  # at all\n"] {
+            assert_eq!(load_text(empty).unwrap().listen, None, "{empty:?}");
+        }
+    }
+
+    #[test]
+    fn errors_say_where_what_and_what_was_meant() {
+        for (text, message) in [
+            ("lisen: x\n", "agent.yml, line 1: unknown key 'lisen': did you mean 'listen'?"),
+            ("Listen: x\n", "agent.yml, line 1: unknown key 'Listen': did you mean 'listen'?"),
+            (
+                "listen: x\nlimits:\n  connections: 1\n  conections: 2\n",
+                "agent.yml, line 4: unknown key 'conections': did you mean 'connections'?",
+            ),
+            ("password: x\n", "agent.yml, line 1: unknown key 'password': known are listen, limits, nodes, mode"),
+            ("mode: hook\n", "agent.yml, line 1: unknown value 'hook': did you mean 'hooks'?"),
+            ("limits: {}\n", "agent.yml, line 1: the key 'connections' is missing"),
+        ] {
+            assert_eq!(load_text(text), Err(message.to_owned()));
+        }
+        for (text, parts) in [
+            ("listen: a\nlisten: b\n", &["line 2", "duplicate", "listen"][..]),
+            ("nodes:\n  h1: 1\n  h1: 2\n", &["line 3", "duplicate", "h1"]),
+            ("listen: [canary]\n", &["line 1", "string"]),
+            ("limits:\n  connections: canary\n", &["line 2", "u32"]),
+            ("limits:\n  connections: -1\n", &["line 2"]),
+            ("limits:\n  connections: 1\n  verbose: \"canary\"\n", &["line 3", "bool"]),
+            ("listen: x\n  nodes: canary\n", &["line 2"]),
+            ("- canary\n", &["line 1"]),
+            ("canary\n", &["line 1"]),
+            ("listen: x\n---\nlisten: canary\n", &["multiple YAML documents"]),
+            ("listen: \"canary\n", &["agent.yml"]),
+            ("{{ canary }}\n", &["agent.yml"]),
+        ] {
+            let error = load_text(text).unwrap_err();
+            for part in parts {
+                assert!(error.contains(part), "{text:?}: {part} missing in: {error}");
+            }
+            assert!(!error.contains("canary") && !error.contains('\n'), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = load::<Config>(Path::new("/nonexistent/agent.yml")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read the configuration /nonexistent/agent.yml: "), "{error}");
+    }
+}

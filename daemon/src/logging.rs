@@ -56,3 +56,17 @@ fn parse(filter: &str) -> Result<EnvFilter, LoggingError> {
         .parse(filter)
         .map_err(|e| LoggingError::Filter { filter: filter.to_owned(), reason: e.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_are_checked() {
+        for good in ["info", "warn,prexor_agent=debug", "off"] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        let error = parse("prexor=verbosely").map(|_| ()).unwrap_err().to_string();
+        assert!(error.starts_with("'prexor=verbosely' is not a log filter"), "{error}");
+    }
+}

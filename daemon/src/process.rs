@@ -19,3 +19,53 @@ pub fn private_files() {
 pub fn ready() -> io::Result<()> {
     sd_notify::notify(&[NotifyState::Ready])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::{fs::PermissionsExt as _, net::UnixDatagram},
+        path::Path,
+        process::Command,
+        time::Duration,
+    };
+
+    use super::*;
+
+    /// What changes the process as a whole runs in one of its own: this test again, told where to leave its traces.
+    #[test]
+    fn a_daemon_says_ready_and_writes_for_its_owner_only() {
+        const CHILD: &str = "PREXOR_TEST_CHILD";
+        if let Some(dir) = std::env::var_os(CHILD) {
+            private_files();
+            fs::write(Path::new(&dir).join("file"), "").unwrap();
+            fs::create_dir(Path::new(&dir).join("dir")).unwrap();
+            return ready().unwrap();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("notify");
+        let manager = UnixDatagram::bind(&socket).unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "process::tests::a_daemon_says_ready_and_writes_for_its_owner_only"])
+            .env(CHILD, dir.path())
+            .env("NOTIFY_SOCKET", &socket)
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+        let mut message = [0; 64];
+        let n = manager.recv(&mut message).unwrap();
+        assert_eq!(message[..n].trim_ascii(), b"READY=1");
+        for (name, mode) in [("file", 0o600), ("dir", 0o700)] {
+            let found = fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
+            assert_eq!(found, mode, "{name}");
+        }
+    }
+
+    #[test]
+    fn without_a_service_manager_ready_is_quiet() {
+        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+            ready().unwrap();
+        }
+    }
+}

@@ -24,3 +24,22 @@ pub fn token() -> io::Result<CancellationToken> {
     });
     Ok(token)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn both_signals_cancel() {
+        for signal in [Signal::TERM, Signal::INT] {
+            let token = token().unwrap();
+            assert!(!token.is_cancelled());
+            kill_process(getpid(), signal).unwrap();
+            tokio::time::timeout(Duration::from_secs(5), token.cancelled()).await.unwrap();
+        }
+    }
+}
