@@ -1,0 +1,112 @@
+//! Giving out backup ids, and remembering which directories of the store must go.
+
+use jiff::civil::Date;
+use prexor_format::id::BackupId;
+use sqlx::Row as _;
+
+use super::Catalog;
+use crate::error::Error;
+
+impl Catalog {
+    /// The next id of this UTC day: above every id given out before, and above `highest_in_store`, which matters when
+    /// the catalog is younger than the store.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub async fn next_backup_id(&self, day: Date, highest_in_store: u32) -> Result<BackupId, Error> {
+        let row = sqlx::query(
+            "INSERT INTO backup_days (day, last_number) VALUES ($1, $2 + 1)
+             ON CONFLICT (day) DO UPDATE SET last_number =
+                 CASE WHEN backup_days.last_number > $2 THEN backup_days.last_number + 1 ELSE $2 + 1 END
+             RETURNING last_number",
+        )
+        .bind(day.to_string())
+        .bind(i64::from(highest_in_store))
+        .fetch_one(&self.pool)
+        .await?;
+        let number: i64 = row.try_get("last_number")?;
+        let number = u32::try_from(number).map_err(|_| Error::internal(format!("no backup ids are left for {day}")))?;
+        Ok(BackupId::new(day, number))
+    }
+
+    /// Remembers that a directory must be removed unless [`Catalog::spare_backup`] is called: before a capture writes
+    /// into it (`job` is the capturing job) or before a delete begins.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub async fn doom_backup(&self, id: &BackupId, job: Option<&str>) -> Result<(), Error> {
+        sqlx::query("INSERT INTO doomed_backups (id, job_id) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING")
+            .bind(id.to_string())
+            .bind(job)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Takes back [`Catalog::doom_backup`]: the backup is complete, or its directory is gone.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub async fn spare_backup(&self, id: &BackupId) -> Result<(), Error> {
+        sqlx::query("DELETE FROM doomed_backups WHERE id = $1").bind(id.to_string()).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Every directory that must go.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn doomed_backups(&self) -> Result<Vec<DoomedBackup>, Error> {
+        let rows = sqlx::query("SELECT id, job_id FROM doomed_backups ORDER BY id").fetch_all(&self.pool).await?;
+        rows.iter()
+            .map(|row| {
+                let id: String = row.try_get("id")?;
+                Ok(DoomedBackup {
+                    id: id.parse().map_err(|e| Error::internal(format!("the catalog: {e}")))?,
+                    by_capture: row.try_get::<Option<String>, _>("job_id")?.is_some(),
+                })
+            })
+            .collect()
+    }
+}
+
+/// A directory of the store that must go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoomedBackup {
+    /// Its name.
+    pub id: BackupId,
+    /// By a capture that has not been completed; otherwise by a delete.
+    pub by_capture: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::tests::scratch;
+
+    #[tokio::test]
+    async fn ids_are_unique_at_once_and_never_come_back() {
+        let (catalog, _dir) = scratch().await;
+        let day: Date = "2026-05-10".parse().unwrap();
+        let tasks: Vec<_> = (0..20)
+            .map(|_| {
+                let catalog = catalog.clone();
+                tokio::spawn(async move { catalog.next_backup_id(day, 0).await.unwrap().number() })
+            })
+            .collect();
+        let mut numbers: Vec<_> = futures::future::join_all(tasks).await.into_iter().map(Result::unwrap).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=20).collect::<Vec<_>>());
+        assert_eq!(catalog.next_backup_id(day, 0).await.unwrap().number(), 21, "whatever was deleted since");
+    }
+
+    #[tokio::test]
+    async fn a_catalog_that_was_lost_does_not_reuse_what_is_in_the_store() {
+        let (catalog, _dir) = scratch().await;
+        let day: Date = "2026-05-10".parse().unwrap();
+        assert_eq!(catalog.next_backup_id(day, 7).await.unwrap().to_string(), "bk-2026-05-10-008");
+        assert_eq!(catalog.next_backup_id(day, 7).await.unwrap().number(), 9);
+        assert_eq!(catalog.next_backup_id(day, 40).await.unwrap().number(), 41);
+        assert_eq!(catalog.next_backup_id("2026-05-11".parse().unwrap(), 0).await.unwrap().number(), 1);
+    }
+}

@@ -1,0 +1,5 @@
+//! The coordinator.
+
+pub mod catalog;
+pub mod error;
+pub mod store;
