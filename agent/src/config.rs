@@ -3,7 +3,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
-use prexor_format::id::NodeName;
+use prexor_format::{id::NodeName, tree::Pattern};
 use serde::{Deserialize, Serialize};
 
 use crate::services::ServicesConfig;
@@ -83,7 +83,7 @@ pub struct FilesystemSettings {
     /// The directory that is captured; by default the controller's root.
     pub root: Option<PathBuf>,
     /// Further patterns to leave out, relative to the root; `logs` always is.
-    pub exclude: Vec<String>,
+    pub exclude: Vec<Pattern>,
 }
 
 impl Default for MongoSettings {

@@ -2,6 +2,8 @@
 //!
 //! A source knows its data and nothing of RPCs, jobs or the coordinator.
 
+pub mod files;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;

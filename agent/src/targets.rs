@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use prexor_format::manifest::Controller;
+use prexor_format::{manifest::Controller, tree::Pattern};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -52,7 +52,7 @@ pub struct Valkey {
 #[expect(missing_docs, reason = "the names are those of agent.yml")]
 pub struct Files {
     pub root: PathBuf,
-    pub exclude: Vec<String>,
+    pub exclude: Vec<Pattern>,
 }
 
 impl fmt::Debug for Targets {

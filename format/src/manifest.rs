@@ -71,7 +71,7 @@ pub struct Host {
 }
 
 /// A PrexorCloud controller as its `controller.yml` describes it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Controller {
     /// `uuid` of `controller.yml` (law L3).

@@ -1,0 +1,70 @@
+//! What of a controller's root is captured and what of an artifact is put back: the one place for laws L8 and L9.
+
+use prexor_format::tree::{Pattern, TreePath};
+
+/// Runtime logs are never captured.
+const LOGS: &str = "logs";
+
+/// Files that act when a controller boots (law L8): never captured and never restored, wherever they lie.
+const MARKERS: [&[u8]; 2] = [b".cluster-left", b"pending-join-token"];
+
+/// What a walk leaves out.
+#[derive(Debug, Clone)]
+pub(super) struct Rules {
+    patterns: Vec<Pattern>,
+    /// Directories that a restore had to make for what it carried over; they are not of the artifact.
+    pub(super) made: Vec<TreePath>,
+}
+
+impl Rules {
+    /// These patterns, as a manifest records them.
+    pub(super) fn new(patterns: Vec<Pattern>) -> Self {
+        Self { patterns, made: Vec::new() }
+    }
+
+    /// The logs, and what a configuration names besides.
+    pub(super) fn with_logs(more: Vec<Pattern>) -> Self {
+        let mut patterns: Vec<Pattern> = LOGS.parse().into_iter().collect();
+        patterns.extend(more.into_iter().filter(|p| p.to_string() != LOGS));
+        Self::new(patterns)
+    }
+
+    pub(super) fn patterns(&self) -> &[Pattern] {
+        &self.patterns
+    }
+
+    /// Whether a pattern names it: left out of captures, carried over by restores.
+    pub(super) fn is_excluded(&self, path: &TreePath) -> bool {
+        self.patterns.iter().any(|p| p.matches(path))
+    }
+
+    /// Whether a walk passes by it and what is below it.
+    pub(super) fn leaves_out(&self, path: &TreePath) -> bool {
+        is_marker(path.file_name()) || is_shelter(path) || self.is_excluded(path) || self.made.contains(path)
+    }
+}
+
+/// Law L8.
+pub(super) fn is_marker(name: &[u8]) -> bool {
+    MARKERS.contains(&name)
+}
+
+/// Whether an entry of an artifact is put back.
+///
+/// Law L8 is kept here for artifacts that hold a marker all the same. Law L9 belongs here too: `data/raft` is one
+/// member's log and may only come back for all members from one backup. A single controller is all of its members,
+/// so today it is restored like everything else.
+pub(super) fn is_restored(path: &TreePath) -> bool {
+    !path.components().any(is_marker)
+}
+
+/// The name of the directory in which a restore job keeps the new tree, and after the exchange the old one.
+pub(super) fn shelter_name(job_id: &str) -> String {
+    format!(".prexor-{job_id}-new")
+}
+
+/// Where the root is a mount point that directory lies in the root, and is not part of the tree.
+pub(super) fn is_shelter(path: &TreePath) -> bool {
+    let name = path.file_name();
+    path.components().count() == 1 && name.starts_with(b".prexor-") && name.ends_with(b"-new")
+}

@@ -1,0 +1,226 @@
+//! The verbs of a restore: the new tree is unpacked beside the live one and compared, exchanged with it, and the old
+//! one removed or brought back. All blocking; what must be known after a crash is in the unit's notes.
+
+use std::{fs, io, os::unix::fs::DirBuilderExt as _, path::Path};
+
+use prexor_format::{
+    manifest::{Contents, FilesContents, StoredFile},
+    tree::{Attributes, Pattern, Totals, TreePath},
+};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    compare::Comparison,
+    exchange::{self, Journal, MadeDirectory, NoPlace, Place},
+    os,
+    policy::Rules,
+    unpack,
+};
+use crate::{discover::discover, restore_unit::RestoreUnit, source::SourceError};
+
+/// [`Place`], from the moment at which something may lie there.
+const PLACE: &str = "files-place";
+/// [`Prepared`], once the new tree is whole.
+const PREPARED: &str = "files-prepared";
+/// Paths of directories that were made in the new tree for what is carried over.
+const MADE: &str = "files-made";
+/// [`Journal`], before the first rename.
+const JOURNAL: &str = "files-journal";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Prepared {
+    totals: Totals,
+    root: Attributes,
+}
+
+/// A restore of one unit to one root.
+pub(super) struct Restore<'a> {
+    pub(super) root: &'a Path,
+    pub(super) unit: &'a RestoreUnit,
+    pub(super) stop: &'a CancellationToken,
+}
+
+impl Restore<'_> {
+    fn contents(&self) -> Result<(&FilesContents, &StoredFile), SourceError> {
+        match (&self.unit.artifact.contents, self.unit.artifact.files.as_slice()) {
+            (Contents::Filesystem(contents), [file]) => Ok((contents, file)),
+            _ => Err(SourceError::Invalid(format!("{} is no files artifact", self.unit.artifact.id))),
+        }
+    }
+
+    fn rules(&self) -> Result<Rules, SourceError> {
+        let patterns: Result<Vec<Pattern>, _> = self.contents()?.0.excluded.iter().map(|p| p.parse()).collect();
+        let mut rules = Rules::new(patterns.map_err(|e| SourceError::Invalid(e.to_string()))?);
+        rules.made = self.made()?;
+        Ok(rules)
+    }
+
+    fn made(&self) -> Result<Vec<TreePath>, SourceError> {
+        let made: Vec<MadeDirectory> = self.note(MADE)?.unwrap_or_default();
+        Ok(made.iter().filter_map(MadeDirectory::path).collect())
+    }
+
+    fn note<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, SourceError> {
+        self.unit.load_note::<Option<T>>(name).map(Option::flatten).map_err(|e| self.failed("reading its notes", &e))
+    }
+
+    fn save<T: Serialize>(&self, name: &str, note: Option<&T>) -> Result<(), SourceError> {
+        self.unit.save_note(name, &note).map_err(|e| self.failed("keeping its notes", &e))
+    }
+
+    fn failed(&self, what: &str, e: &io::Error) -> SourceError {
+        let text = format!("restoring {}: {what}: {e}", self.root.display());
+        match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SourceError::NoSpace(text),
+            io::ErrorKind::PermissionDenied => SourceError::Denied(format!("{text}: prexor-agent must run as root")),
+            _ => SourceError::Failed(text),
+        }
+    }
+
+    /// Law L3: files of one controller never get onto the host of another.
+    fn refuse_another_controller(&self, contents: &FilesContents) -> Result<(), SourceError> {
+        let theirs = contents.controller.as_ref().and_then(|c| c.uuid.as_deref());
+        // A configuration that cannot be read is what a restore is there for; it names no controller.
+        let ours = discover(&[self.root]).ok().flatten().and_then(|d| d.uuid);
+        match (theirs, ours) {
+            (Some(theirs), Some(ours)) if *theirs != *ours => Err(SourceError::Invalid(format!(
+                "the files are those of controller {theirs} ({}), and {} is controller {ours}: two controllers with \
+                 one uuid would be a split brain. Restore on the host they came from, or restore with --datastores \
+                 alone; if this host is to become {theirs}, move {} away first",
+                self.unit.artifact.node,
+                self.root.display(),
+                self.root.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn prepare(&self) -> Result<(), SourceError> {
+        if self.note::<Journal>(JOURNAL)?.is_some() {
+            return Ok(());
+        }
+        let (contents, stored) = self.contents()?;
+        if let (Some(place), Some(_)) = (self.note::<Place>(PLACE)?, self.note::<Prepared>(PREPARED)?)
+            && place.aside().is_dir()
+        {
+            return Ok(());
+        }
+        self.refuse_another_controller(contents)?;
+        self.clear()?;
+        let rules = self.rules()?;
+        let place = Place::find(self.root, &self.unit.job_id, rules.patterns()).map_err(|e| match e {
+            NoPlace::Impossible(text) => SourceError::Invalid(text),
+            NoPlace::Io(e) => self.failed("finding a place for the new tree", &e),
+        })?;
+        let beside = place.shelter().parent().unwrap_or(self.root);
+        unpack::check_space(beside, contents)?;
+        self.save(PLACE, Some(&place))?;
+        let prepared = self.unpack_beside(&place, contents, stored, &rules);
+        if prepared.is_err() {
+            // The first error is the one to tell; what this leaves behind the next prepare or revert removes.
+            let _ = place.changing_shelter(os::remove_tree);
+        }
+        self.save(PREPARED, Some(&prepared?))
+    }
+
+    fn unpack_beside(
+        &self,
+        place: &Place,
+        contents: &FilesContents,
+        stored: &StoredFile,
+        rules: &Rules,
+    ) -> Result<Prepared, SourceError> {
+        let making = |e: io::Error| self.failed("making the directory of the new tree", &e);
+        place.changing_shelter(os::remove_tree).map_err(making)?;
+        let mut private = fs::DirBuilder::new();
+        place.changing_shelter(|shelter| private.mode(0o700).create(shelter)).map_err(making)?;
+        private.create(place.aside()).map_err(making)?;
+        let into = os::open_dir_path(&place.aside()).map_err(making)?;
+        let archive = self.unit.staged(stored);
+        let unpacked = unpack::unpack(&archive, stored, contents, into, &self.unit.progress, self.stop)?;
+        let differences = self.compare(&place.aside(), rules, &unpacked.restored)?;
+        if !differences.is_empty() {
+            let text = differences.join("; ");
+            return Err(SourceError::Failed(format!("the unpacked tree is not what the archive holds: {text}")));
+        }
+        let parent = place.shelter().parent().unwrap_or(self.root);
+        os::open_dir_path(parent).and_then(|d| Ok(rustix::fs::fsync(d)?)).map_err(making)?;
+        Ok(Prepared { totals: unpacked.restored, root: unpacked.root })
+    }
+
+    fn compare(&self, tree: &Path, rules: &Rules, expected: &Totals) -> Result<Vec<String>, SourceError> {
+        let (_, stored) = self.contents()?;
+        Comparison { tree, rules, expected, archive: &self.unit.staged(stored), stop: self.stop }.differences()
+    }
+
+    pub(super) fn swap(&self) -> Result<(), SourceError> {
+        let journal = match self.note::<Journal>(JOURNAL)? {
+            Some(journal) => journal,
+            None => self.plan_swap()?,
+        };
+        journal.forward().map_err(|e| self.failed("exchanging the trees", &e))
+    }
+
+    fn plan_swap(&self) -> Result<Journal, SourceError> {
+        let (place, prepared) = (self.note::<Place>(PLACE)?, self.note::<Prepared>(PREPARED)?);
+        let (Some(place), Some(prepared)) = (place, prepared) else {
+            return Err(SourceError::Failed("the files are not prepared: prepare them again".to_owned()));
+        };
+        let planning = |e: io::Error| self.failed("planning the exchange of the trees", &e);
+        let carried = exchange::carried_paths(place.root(), self.rules()?.patterns()).map_err(planning)?;
+        let mut made: Vec<MadeDirectory> = self.note(MADE)?.unwrap_or_default();
+        exchange::plan_parents(&place, &carried, &mut made).map_err(planning)?;
+        self.save(MADE, Some(&made))?;
+        made.iter().try_for_each(|m| m.make(&place)).map_err(planning)?;
+        let journal = Journal::plan(&place, &carried, &prepared.root).map_err(planning)?;
+        self.save(JOURNAL, Some(&journal))?;
+        Ok(journal)
+    }
+
+    pub(super) fn revert(&self) -> Result<(), SourceError> {
+        if let Some(journal) = self.note::<Journal>(JOURNAL)? {
+            journal.backward().map_err(|e| self.failed("exchanging the trees back", &e))?;
+        }
+        self.clear()?;
+        self.save::<Journal>(JOURNAL, None)
+    }
+
+    /// Removes the tree aside: only called while that is the new one.
+    fn clear(&self) -> Result<(), SourceError> {
+        if let Some(place) = self.note::<Place>(PLACE)? {
+            self.save::<Prepared>(PREPARED, None)?;
+            self.remove_shelter(&place)?;
+            self.save::<Vec<MadeDirectory>>(MADE, None)?;
+            self.save::<Place>(PLACE, None)?;
+        }
+        Ok(())
+    }
+
+    fn remove_shelter(&self, place: &Place) -> Result<(), SourceError> {
+        let removing = |e: io::Error| self.failed(&format!("removing {}", place.shelter().display()), &e);
+        if let Some(mount) = os::mounts_within(place.shelter()).map_err(removing)?.first() {
+            return Err(removing(io::Error::other(format!("{} is a mount point: unmount it first", mount.display()))));
+        }
+        place.changing_shelter(os::remove_tree).map_err(removing)
+    }
+
+    pub(super) fn commit(&self) -> Result<(), SourceError> {
+        let (place, journal) = (self.note::<Place>(PLACE)?, self.note::<Journal>(JOURNAL)?);
+        let (Some(place), Some(journal)) = (place, journal) else {
+            return Err(SourceError::Failed("the files were not exchanged: there is nothing to let go of".to_owned()));
+        };
+        if !journal.is_exchanged().map_err(|e| self.failed("looking at the trees", &e))? {
+            return Err(SourceError::Failed("the new tree is not live as a whole: swap or revert first".to_owned()));
+        }
+        self.remove_shelter(&place)
+    }
+
+    pub(super) fn check(&self) -> Result<Vec<String>, SourceError> {
+        let (place, prepared) = (self.note::<Place>(PLACE)?, self.note::<Prepared>(PREPARED)?);
+        let (Some(place), Some(prepared)) = (place, prepared) else {
+            return Err(SourceError::Failed("the files are not prepared: prepare them again".to_owned()));
+        };
+        self.compare(place.root(), &self.rules()?, &prepared.totals)
+    }
+}
