@@ -1,0 +1,351 @@
+//! The whole product on one host: real mongod, Valkey and file tree, and our three programs as processes over mTLS.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    dataset,
+    equality::Snapshot,
+    resp::Resp,
+    servers::{self, Mongod, PATIENCE, Valkey, free_port, wait_until},
+};
+
+/// The database of the tests.
+pub const DATABASE: &str = "prexorcloud";
+
+/// A running cluster. Its processes end when it is dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    dir: TempDir,
+    /// MongoDB, a replica set of one with authentication.
+    pub mongod: Mongod,
+    /// Valkey, or `None` in the profile without.
+    pub valkey: Option<Valkey>,
+    coordinator: Option<Child>,
+    agent: Option<Child>,
+    api_port: u16,
+    enrolment_port: u16,
+    agent_port: u16,
+}
+
+/// What a finished `prexorctl` said.
+#[derive(Debug, Clone)]
+pub struct Said {
+    /// Exit code; 128 + signal when it was killed.
+    pub code: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Said {
+    /// Itself, when the exit code was 0.
+    ///
+    /// # Panics
+    /// With everything it said, otherwise.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "out: {}\nerr: {}", self.out, self.err);
+        self
+    }
+
+    /// Itself, when the exit code was this one.
+    ///
+    /// # Panics
+    /// With everything it said, otherwise.
+    #[track_caller]
+    pub fn failed(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "out: {}\nerr: {}", self.out, self.err);
+        self
+    }
+
+    /// Standard output as JSON.
+    ///
+    /// # Panics
+    /// When it is none.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e} in:\n{}\nerr: {}", self.out, self.err))
+    }
+}
+
+impl From<Output> for Said {
+    fn from(o: Output) -> Self {
+        use std::os::unix::process::ExitStatusExt as _;
+        let code = o.status.code().unwrap_or_else(|| 128 + o.status.signal().unwrap_or_default());
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code, out: text(&o.stdout), err: text(&o.stderr) }
+    }
+}
+
+/// One of our programs, built in the profile of the tests.
+///
+/// # Panics
+/// When it was not built.
+pub fn program(name: &str) -> PathBuf {
+    let exe = std::env::current_exe().expect("a test knows its own path");
+    let deps = exe.parent().expect("a program lies in a directory");
+    let profile = if deps.ends_with("deps") { deps.parent().expect("deps lies in the profile's directory") } else { deps };
+    let path = profile.join(name);
+    assert!(path.exists(), "{} is not there: run `cargo build --release --workspace`, or tests/run", path.display());
+    path
+}
+
+impl Cluster {
+    /// Servers with PrexorCloud-like data, and everything enrolled.
+    pub async fn start() -> Self {
+        let cluster = Self::enrolled(true).await;
+        dataset::fill(&cluster.mongod.client().await, DATABASE, cluster.resp().as_mut(), &cluster.root())
+            .await
+            .expect("data");
+        cluster.write_controller_yml();
+        cluster
+    }
+
+    /// As [`Cluster::start`], for an installation without Valkey.
+    pub async fn start_without_valkey() -> Self {
+        let cluster = Self::enrolled(false).await;
+        dataset::fill(&cluster.mongod.client().await, DATABASE, None, &cluster.root()).await.expect("data");
+        cluster.write_controller_yml();
+        cluster
+    }
+
+    async fn enrolled(with_valkey: bool) -> Self {
+        let mongod = Mongod::builder().replica_set().auth().start().await;
+        let valkey = if with_valkey { Some(Valkey::builder().append_only().password("valkey-secret").start().await) } else { None };
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let mut cluster = Self {
+            dir,
+            mongod,
+            valkey,
+            coordinator: None,
+            agent: None,
+            api_port: free_port(),
+            enrolment_port: free_port(),
+            agent_port: free_port(),
+        };
+        fs::create_dir_all(cluster.root().join("config")).expect("the controller's root");
+        cluster.write_controller_yml();
+        cluster.write_coordinator_config();
+        cluster.start_coordinator().await;
+        cluster.enrol_agent();
+        cluster.start_agent().await;
+        cluster
+    }
+
+    /// A directory of the test's own.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The controller's root, in place of `/etc/prexorcloud`.
+    pub fn root(&self) -> PathBuf {
+        self.dir().join("etc/prexorcloud")
+    }
+
+    /// The central store.
+    pub fn store(&self) -> PathBuf {
+        self.dir().join("store")
+    }
+
+    /// The agent's state directory.
+    pub fn agent_state(&self) -> PathBuf {
+        self.dir().join("agent")
+    }
+
+    /// A connection to Valkey that reads everything.
+    pub fn resp(&self) -> Option<Resp> {
+        self.valkey.as_ref().map(|v| Resp::connect(&v.uri()).expect("Valkey answers"))
+    }
+
+    /// All data as it is now; `logs` and law L8's markers are left out.
+    pub async fn snapshot(&self) -> Snapshot {
+        let client = self.mongod.client().await;
+        match self.resp() {
+            Some(mut resp) => Snapshot::take(&client, DATABASE, &mut resp, &self.root(), &["logs"]).await,
+            None => Snapshot::take_without_valkey(&client, DATABASE, &self.root(), &["logs"]).await,
+        }
+        .expect("a snapshot")
+    }
+
+    /// Drops the database, flushes Valkey and removes the controller's root, all but its logs.
+    pub async fn destroy(&self) {
+        dataset::destroy(&self.mongod.client().await, DATABASE, self.resp().as_mut(), &self.root(), &["logs"])
+            .await
+            .expect("destruction");
+    }
+
+    /// `prexorctl` with these arguments, to its end.
+    pub fn ctl(&self, args: &[&str]) -> Said {
+        self.ctl_command(args).output().expect("prexorctl can be started").into()
+    }
+
+    /// `prexorctl` with these arguments, not yet started.
+    pub fn ctl_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(program("prexorctl"));
+        command.args(args).env("PREXORCTL_CONFIG", self.dir().join("prexorctl/config.yml")).stdin(Stdio::null());
+        command
+    }
+
+    /// Creates a backup and returns its id.
+    pub fn backup(&self) -> String {
+        let said = self.ctl(&["backup", "create", "--json"]).ok();
+        said.json()["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// The directory of a backup.
+    pub fn backup_dir(&self, id: &str) -> PathBuf {
+        self.store().join(id)
+    }
+
+    /// Starts the coordinator and waits until it answers.
+    pub async fn start_coordinator(&mut self) {
+        let config = self.dir().join("coordinator.yml");
+        self.coordinator = Some(self.spawn("prexor-coordinator", &config));
+        let probe = self.ctl_command(&["status", "--json"]);
+        self.wait_for_program("prexor-coordinator", probe).await;
+    }
+
+    /// Starts the agent and waits until it answers the coordinator.
+    pub async fn start_agent(&mut self) {
+        let config = self.dir().join("agent.yml");
+        self.agent = Some(self.spawn("prexor-agent", &config));
+        let port = self.agent_port;
+        wait_until("the agent to listen", PATIENCE, async || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok())
+            .await;
+    }
+
+    /// The coordinator's process.
+    pub fn coordinator_pid(&self) -> u32 {
+        self.coordinator.as_ref().expect("the coordinator runs").id()
+    }
+
+    /// The agent's process.
+    pub fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().expect("the agent runs").id()
+    }
+
+    /// SIGKILL for the coordinator.
+    pub fn kill_coordinator(&mut self) {
+        servers::kill_now(self.coordinator.take().expect("the coordinator runs"));
+    }
+
+    /// SIGKILL for the agent.
+    pub fn kill_agent(&mut self) {
+        servers::kill_now(self.agent.take().expect("the agent runs"));
+    }
+
+    /// Lets the stand-in controller service count as running, or as stopped.
+    pub fn set_controller_running(&self, running: bool) {
+        let flag = self.dir().join("controller-runs");
+        if running { fs::write(flag, "").expect("a flag") } else { fs::remove_file(flag).expect("a flag") }
+    }
+
+    /// What a program of ours logged.
+    pub fn log(&self, name: &str) -> String {
+        fs::read_to_string(self.dir().join(format!("{name}.log"))).unwrap_or_default()
+    }
+
+    /// Writes the configuration with which PrexorCloud's controller would start, and the agent finds everything.
+    pub fn write_controller_yml(&self) {
+        let redis = self.valkey.as_ref().map_or("null".to_owned(), |v| format!("'{}'", v.uri()));
+        let text = format!(
+            "uuid: 7d3c1f6a-0000-4000-8000-000000000001\ncluster:\n  id: test-cluster\ndatabase:\n  uri: '{}'\n  \
+             database: {DATABASE}\nredis:\n  uri: {redis}\n",
+            self.mongod.uri()
+        );
+        let path = self.root().join("config/controller.yml");
+        fs::write(&path, text).expect("controller.yml");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o640)).expect("a mode");
+    }
+
+    fn write_coordinator_config(&self) {
+        let dir = self.dir().display();
+        let text = format!(
+            "cluster: test\nlisten:\n  api: 127.0.0.1:{}\n  enrolment: 127.0.0.1:{}\nstate_dir: {dir}/coordinator\n\
+             store:\n  path: {dir}/store\noperator_config: {dir}/prexorctl/config.yml\n",
+            self.api_port, self.enrolment_port
+        );
+        fs::write(self.dir().join("coordinator.yml"), text).expect("coordinator.yml");
+    }
+
+    fn enrol_agent(&self) {
+        let said = self.ctl(&["token", "create", "--node", "h1", "--ttl", "10m", "--json"]).ok();
+        let token = self.dir().join("token");
+        fs::write(&token, said.json()["token"].as_str().expect("a token")).expect("a file");
+        let dir = self.dir().display();
+        let args = [
+            "setup",
+            "--coordinator",
+            &format!("127.0.0.1:{}", self.enrolment_port),
+            "--token-file",
+            &format!("{dir}/token"),
+            "--node",
+            "h1",
+            "--listen",
+            &format!("127.0.0.1:{}", self.agent_port),
+            "--advertise",
+            &format!("127.0.0.1:{}", self.agent_port),
+            "--config",
+            &format!("{dir}/agent.yml"),
+            "--state-dir",
+            &format!("{dir}/agent"),
+            "--root",
+            &self.root().display().to_string(),
+        ];
+        self.ctl(&args).ok();
+        let flag = format!("{dir}/controller-runs");
+        let mut services = format!(
+            "services:\n  manager: hooks\n  controller:\n    hooks:\n      state: [/bin/sh, -c, 'test -e {flag} || exit 3']\n      \
+             stop: [rm, '{flag}']\n      start: [touch, '{flag}']\n"
+        );
+        if let Some(v) = &self.valkey {
+            services.push_str(&format!(
+                "  valkey:\n    hooks:\n      state: ['{}']\n      stop: ['{}']\n      start: ['{}']\n",
+                v.state_command().display(),
+                v.stop_command().display(),
+                v.start_command().display()
+            ));
+        }
+        let config = self.dir().join("agent.yml");
+        let text = fs::read_to_string(&config).expect("setup wrote agent.yml");
+        fs::write(config, text + &services).expect("agent.yml");
+    }
+
+    fn spawn(&self, name: &str, config: &Path) -> Child {
+        let mut command = Command::new(program(name));
+        command.arg("--config").arg(config);
+        servers::spawn(&mut command, &self.dir().join(format!("{name}.log"))).expect("the program can be started")
+    }
+
+    async fn wait_for_program(&self, name: &str, mut probe: Command) {
+        let mut last = String::new();
+        let begun = std::time::Instant::now();
+        loop {
+            let said = Said::from(probe.output().expect("prexorctl can be started"));
+            if said.code == 0 {
+                return;
+            }
+            last.clone_from(&said.err);
+            assert!(begun.elapsed() < PATIENCE, "{name} does not answer: {last}\n{}", self.log(name));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in [self.agent.take(), self.coordinator.take()].into_iter().flatten() {
+            servers::kill_now(child);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The faults of the main job. Each leaves either the old state or nothing, and says what happened.
+
+use std::{
+    fs,
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+};
+
+use prexor_tests::{
+    cluster::{Cluster, Said},
+    servers::{PATIENCE, wait_until},
+};
+use serde_json::Value;
+
+/// Bytes that do not compress, so that a capture takes its time.
+fn ballast(cluster: &Cluster) {
+    let mut file = fs::File::create(cluster.root().join("ballast.bin")).expect("a file");
+    let mut random = fs::File::open("/dev/urandom").expect("a source of randomness");
+    std::io::copy(&mut (&mut random).take(512 << 20), &mut file).expect("ballast");
+}
+
+fn backup_dirs(store: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(store).map(|d| d.map(|e| e.expect("an entry").path()).collect());
+    let dirs: Vec<PathBuf> = entries.unwrap_or_default();
+    dirs.into_iter().filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("bk-"))).collect()
+}
+
+async fn capture_has_begun(cluster: &Cluster) -> Child {
+    let mut command = cluster.ctl_command(&["backup", "create", "--json"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("prexorctl can be started");
+    wait_until("the capture to reach the store", PATIENCE, async || {
+        backup_dirs(&cluster.store()).iter().any(|d| fs::read_dir(d.join("filesystem")).is_ok())
+    })
+    .await;
+    child
+}
+
+fn said(child: Child) -> Said {
+    child.wait_with_output().expect("prexorctl ends").into()
+}
+
+fn listed(cluster: &Cluster) -> Vec<Value> {
+    cluster.ctl(&["backup", "list", "--json"]).ok().json().as_array().expect("an array").clone()
+}
+
+fn last_job(cluster: &Cluster) -> Value {
+    cluster.ctl(&["job", "list", "--json"]).ok().json()[0].clone()
+}
+
+#[tokio::test]
+async fn ids_that_do_not_exist_or_are_none() {
+    let cluster = Cluster::start().await;
+    for verb in [&["backup", "show"][..], &["backup", "verify"], &["restore"]] {
+        let with = |id| [verb, &[id, "--json"]].concat();
+        let said = cluster.ctl(&with("bk-2020-01-01-001")).failed(4);
+        assert!(said.err.contains("bk-2020-01-01-001"), "{}", said.err);
+        for bad in ["../../etc", "bk-2020-01-01-001/..", "..", "bk-1"] {
+            let said = cluster.ctl(&with(bad)).failed(2);
+            assert!(said.err.contains(bad), "{}", said.err);
+        }
+    }
+    cluster.ctl(&["backup", "delete", "..", "--yes"]).failed(2);
+    cluster.ctl(&["restore", "latest", "--yes"]).failed(4);
+    cluster.ctl(&["job", "watch", "job-000000000000"]).failed(4);
+}
+
+#[tokio::test]
+async fn a_damaged_manifest_hides_nothing_else() {
+    let cluster = Cluster::start().await;
+    let (good, torn, gone) = (cluster.backup(), cluster.backup(), cluster.backup());
+    let manifest = |id: &str| cluster.backup_dir(id).join("manifest.json");
+    fs::write(manifest(&torn), "{\"format_version\": 1,").expect("a torn manifest");
+    fs::remove_file(manifest(&gone)).expect("a missing manifest");
+    let all = listed(&cluster);
+    let state = |id: &str| all.iter().find(|b| b["id"] == id).map(|b| b["state"].clone());
+    assert_eq!(state(&good).unwrap(), "complete");
+    assert_eq!(state(&torn).unwrap(), "damaged");
+    assert!(state(&gone).is_none_or(|s| s == "damaged"), "{all:?}");
+    let said = cluster.ctl(&["backup", "verify", &torn]);
+    assert_ne!(said.code, 0);
+    assert!((said.out + &said.err).contains("manifest"));
+    assert_ne!(cluster.ctl(&["restore", &torn, "--yes"]).code, 0);
+    // `latest` is the newest that can be restored.
+    let plan = cluster.ctl(&["restore", "latest", "--dry-run", "--json"]).ok().json();
+    assert_eq!(plan["backup_id"], good.as_str());
+}
+
+#[tokio::test]
+async fn a_flipped_byte_in_any_artifact_is_named() {
+    let cluster = Cluster::start().await;
+    let id = cluster.backup();
+    let dir = cluster.backup_dir(&id);
+    let before = cluster.snapshot().await;
+    for path in [
+        "mongo/prexorcloud/audit_log.bson.gz",
+        "mongo/prexorcloud/audit_log.metadata.json.gz",
+        "valkey/dump.rdb",
+        "filesystem/h1/etc-prexorcloud.tar.gz",
+    ] {
+        let flip = || {
+            let mut file = fs::File::options().read(true).write(true).open(dir.join(path)).expect(path);
+            let middle = file.metadata().expect("metadata").len() / 2;
+            let mut byte = [0];
+            file.seek(SeekFrom::Start(middle)).expect("seek");
+            file.read_exact(&mut byte).expect("read");
+            file.seek(SeekFrom::Start(middle)).expect("seek");
+            file.write_all(&[byte[0] ^ 0x10]).expect("write");
+        };
+        flip();
+        let said = cluster.ctl(&["backup", "verify", &id]).failed(1);
+        assert!(said.out.contains("checksums FAILED") && said.out.contains(path), "{path}\n{}", said.out);
+        // A restore finds it as well, and leaves everything as it was.
+        assert_ne!(cluster.ctl(&["restore", &id, "--yes"]).code, 0, "{path}");
+        assert_eq!(before.differences(&cluster.snapshot().await), [] as [String; 0], "{path}");
+        flip();
+    }
+    cluster.ctl(&["backup", "verify", &id]).ok();
+    fs::remove_file(dir.join("valkey/dump.rdb")).expect("remove");
+    let said = cluster.ctl(&["backup", "verify", &id]).failed(1);
+    assert!(said.out.contains("valkey/dump.rdb"), "{}", said.out);
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_in_a_capture_leaves_nothing() {
+    let mut cluster = Cluster::start().await;
+    ballast(&cluster);
+    let create = capture_has_begun(&cluster).await;
+    cluster.kill_agent();
+    let said = said(create);
+    assert_ne!(said.code, 0, "{said:?}");
+    assert!(said.err.contains("h1"), "{}", said.err);
+    assert_eq!(last_job(&cluster)["state"], "failed");
+    assert_eq!((listed(&cluster), backup_dirs(&cluster.store())), (vec![], vec![]));
+    cluster.start_agent().await;
+    fs::remove_file(cluster.root().join("ballast.bin")).expect("remove");
+    let id = cluster.backup();
+    cluster.ctl(&["backup", "verify", &id]).ok();
+}
+
+#[tokio::test]
+async fn a_coordinator_that_dies_in_a_capture_cleans_up_when_it_is_back() {
+    let mut cluster = Cluster::start().await;
+    ballast(&cluster);
+    let mut create = capture_has_begun(&cluster).await;
+    cluster.kill_coordinator();
+    assert_eq!(backup_dirs(&cluster.store()).len(), 1, "the kill came in the middle");
+    cluster.start_coordinator().await;
+    let job = last_job(&cluster);
+    assert_eq!((&job["state"], &job["failure"]["reason"]), (&"failed".into(), &"INTERRUPTED".into()), "{job}");
+    assert_eq!((listed(&cluster), backup_dirs(&cluster.store())), (vec![], vec![]));
+    // The prexorctl that watched comes to know it too; it must not hang.
+    let waited = wait_until("prexorctl to end", PATIENCE, async || create.try_wait().expect("a child").is_some());
+    waited.await;
+    assert_ne!(said(create).code, 0);
+}
+
+#[tokio::test]
+async fn a_cli_that_goes_away_cancels_nothing() {
+    let cluster = Cluster::start().await;
+    ballast(&cluster);
+    let mut create = capture_has_begun(&cluster).await;
+    create.kill().expect("kill");
+    create.wait().expect("wait");
+    wait_until("the backup to complete", PATIENCE, async || listed(&cluster).len() == 1).await;
+    let job = last_job(&cluster);
+    assert_eq!(job["state"], "succeeded");
+    let watched = cluster.ctl(&["job", "watch", job["id"].as_str().unwrap()]).ok();
+    assert!(watched.out.contains(listed(&cluster)[0]["id"].as_str().unwrap()), "{}", watched.out);
+}
+
+#[tokio::test]
+async fn datastores_that_are_down_fail_the_backup_and_are_named() {
+    let mut cluster = Cluster::start().await;
+    cluster.mongod.stop().await;
+    let said = cluster.ctl(&["backup", "create"]);
+    assert_ne!(said.code, 0);
+    assert!(said.err.contains("mongo") && said.err.contains("h1"), "{}", said.err);
+    cluster.mongod.start().await;
+    cluster.valkey.as_mut().unwrap().stop().await;
+    let said = cluster.ctl(&["backup", "create"]);
+    assert_ne!(said.code, 0);
+    assert!(said.err.contains("alkey") && said.err.contains("h1"), "{}", said.err);
+    cluster.valkey.as_mut().unwrap().start().await;
+    assert_eq!((listed(&cluster), backup_dirs(&cluster.store())), (vec![], vec![]));
+    cluster.backup();
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_told_without_showing_them() {
+    let cluster = Cluster::start().await;
+    let yml = cluster.root().join("config/controller.yml");
+    let good = fs::read_to_string(&yml).expect("controller.yml");
+    let valkey = cluster.valkey.as_ref().unwrap();
+    for (right, wrong, kind) in [
+        (cluster.mongod.uri(), cluster.mongod.uri_with_wrong_password(), "mongo"),
+        (valkey.uri(), valkey.uri_with_wrong_password(), "alkey"),
+    ] {
+        assert!(good.contains(&right));
+        fs::write(&yml, good.replace(&right, &wrong)).expect("controller.yml");
+        let said = cluster.ctl(&["backup", "create"]);
+        assert_ne!(said.code, 0);
+        assert!(said.err.contains(kind), "{}", said.err);
+        for secret in [&right, &wrong] {
+            let logs = [said.err.clone(), cluster.log("prexor-agent"), cluster.log("prexor-coordinator")].concat();
+            assert!(!logs.contains(secret.as_str()), "{secret} was logged");
+        }
+    }
+    fs::write(&yml, good).expect("controller.yml");
+    assert_eq!(backup_dirs(&cluster.store()), [] as [PathBuf; 0]);
+    cluster.backup();
+}
+
+#[tokio::test]
+async fn two_creates_at_once_do_not_disturb_each_other() {
+    let cluster = Cluster::start().await;
+    let start = || {
+        let mut command = cluster.ctl_command(&["backup", "create", "--json"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("prexorctl can be started")
+    };
+    let (a, b) = (start(), start());
+    let (a, b) = (said(a), said(b));
+    let done: Vec<_> = [&a, &b].into_iter().filter(|s| s.code == 0).map(|s| s.json()["id"].clone()).collect();
+    assert!(!done.is_empty(), "{a:?} {b:?}");
+    for refused in [&a, &b].into_iter().filter(|s| s.code != 0) {
+        assert!(refused.err.contains("job-"), "it names the job in the way: {}", refused.err);
+    }
+    let mut ids: Vec<_> = listed(&cluster).iter().map(|b| b["id"].clone()).collect();
+    ids.dedup();
+    assert_eq!(ids.len(), done.len());
+    for id in ids {
+        cluster.ctl(&["backup", "verify", id.as_str().unwrap()]).ok();
+    }
+}
+
+#[tokio::test]
+async fn a_restore_is_refused_under_a_running_controller() {
+    let cluster = Cluster::start().await;
+    let id = cluster.backup();
+    let before = cluster.snapshot().await;
+    cluster.set_controller_running(true);
+    let dry = cluster.ctl(&["restore", &id, "--dry-run"]);
+    assert!((dry.out.clone() + &dry.err).contains("L14"), "{dry:?}");
+    let said = cluster.ctl(&["restore", &id, "--yes"]).failed(3);
+    assert!(said.err.contains("stop"), "{}", said.err);
+    assert_eq!(before.differences(&cluster.snapshot().await), [] as [String; 0]);
+    cluster.set_controller_running(false);
+    // Nobody is there to ask.
+    cluster.ctl(&["restore", &id]).failed(2);
+    cluster.ctl(&["restore", &id, "--yes"]).ok();
+    assert_eq!(before.differences(&cluster.snapshot().await), [] as [String; 0]);
+}
