@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! The program `prexorctl`. Everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    prexorctl::main(std::env::args_os().collect())
+}

@@ -1,0 +1,351 @@
+//! What can be typed, and what it means. Nothing is done here.
+
+use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::{SpanRelativeTo, Timestamp, civil::DateTime, tz::TimeZone};
+use prexor_format::{
+    artifact::ArtifactKind,
+    id::{BackupId, NodeName},
+};
+
+use crate::exit;
+
+/// Backs up and restores PrexorCloud clusters.
+#[derive(Debug, Parser)]
+#[command(name = "prexorctl", version, after_help = exit::HELP, max_term_width = 80, subcommand_required = true)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Print JSON for programs, errors included
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Create, list, show, verify and delete backups
+    #[command(subcommand)]
+    Backup(BackupVerb),
+    /// Replace live data with that of a backup
+    Restore(RestoreArgs),
+    /// List, show, watch and cancel what the coordinator works on
+    #[command(subcommand)]
+    Job(JobVerb),
+    /// Show what is out of order, and what there is
+    Status,
+    /// Make enrolment tokens
+    #[command(subcommand)]
+    Token(TokenVerb),
+    /// Enrol this host as an agent
+    Setup(SetupArgs),
+    /// Print the completion script of a shell
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the version
+    Version,
+    /// What is handed to PrexorCloud's own CLI.
+    #[command(external_subcommand)]
+    Platform(Vec<OsString>),
+}
+
+/// What can be done with backups.
+#[derive(Debug, Subcommand)]
+pub enum BackupVerb {
+    /// Make a backup; the live data is only read
+    Create {
+        /// Why, for those who read the list later
+        #[arg(long, default_value = "", hide_default_value = true)]
+        description: String,
+        /// What to capture [default: everything there is]
+        #[arg(long, value_delimiter = ',', value_name = "mongo,valkey,filesystem")]
+        scope: Vec<ArtifactKind>,
+        /// Do not wait for the end: print the job
+        #[arg(long)]
+        detach: bool,
+    },
+    /// List the backups, newest first
+    List {
+        /// More columns
+        #[arg(long)]
+        wide: bool,
+    },
+    /// Show what a backup holds; with --json its manifest
+    Show {
+        /// The backup
+        id: BackupId,
+    },
+    /// Read all of a backup and check it; nothing is restored
+    Verify {
+        /// The backup
+        id: BackupId,
+    },
+    /// Delete a backup for good
+    Delete {
+        /// The backup
+        id: BackupId,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+/// `restore`.
+#[derive(Debug, Args)]
+#[command(after_help = "Without --datastores and --filesystem everything in the backup is restored.\n\
+    Controllers must be stopped first. A dry run that finds reasons to refuse exits with 3.")]
+pub struct RestoreArgs {
+    /// The backup, or `latest`
+    #[arg(value_name = "ID|latest")]
+    pub target: Target,
+    /// With `latest`: the newest one that was completed before this time (UTC)
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub before: Option<Timestamp>,
+    /// Show what would be replaced; change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Restore MongoDB and Valkey
+    #[arg(long)]
+    pub datastores: bool,
+    /// Restore the controllers' files
+    #[arg(long)]
+    pub filesystem: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// What to restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// The newest complete one.
+    Latest,
+    /// This one.
+    Id(BackupId),
+}
+
+/// What can be done with jobs.
+#[derive(Debug, Subcommand)]
+pub enum JobVerb {
+    /// List jobs, newest first
+    List {
+        /// How many at most; 0 for all
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Show a job
+    Show {
+        /// The job
+        id: String,
+    },
+    /// Watch a job to its end; with --json one event per line
+    Watch {
+        /// The job
+        id: String,
+    },
+    /// Cancel a job; what it has begun is taken back
+    Cancel {
+        /// The job
+        id: String,
+    },
+}
+
+/// What can be done with tokens.
+#[derive(Debug, Subcommand)]
+pub enum TokenVerb {
+    /// Make a token, good for enrolling once; it is shown once
+    Create {
+        /// Why, for the audit trail
+        #[arg(long, default_value = "", hide_default_value = true)]
+        description: String,
+        /// How long it is good: 30m, 1h, 2d
+        #[arg(long, default_value = "1h", value_parser = parse_ttl)]
+        ttl: Duration,
+        /// What it enrols
+        #[arg(long, value_enum, default_value_t = TokenRole::Agent)]
+        role: TokenRole,
+        /// Good for this name only
+        #[arg(long, value_name = "NAME")]
+        node: Option<NodeName>,
+    },
+}
+
+/// What a token enrols.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TokenRole {
+    /// A host.
+    Agent,
+    /// A person or script.
+    Operator,
+}
+
+/// `setup`.
+#[derive(Debug, Args)]
+#[command(after_help = "The token is read from --token-file, from a prompt, or from standard input.")]
+pub struct SetupArgs {
+    /// The coordinator's enrolment address
+    #[arg(long, value_name = "HOST:PORT")]
+    pub coordinator: Option<String>,
+    /// File that holds the token; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// This host's name in the backup system [default: its host name]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<NodeName>,
+    /// Where the agent listens
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:9445")]
+    pub listen: std::net::SocketAddr,
+    /// Where the coordinator reaches the agent [default: host name and port]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// The agent's configuration, to be written
+    #[arg(long, value_name = "FILE", default_value = "/etc/prexor-agent/agent.yml")]
+    pub config: PathBuf,
+    /// Where the agent keeps its credential and what it stages
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/prexor-agent")]
+    pub state_dir: PathBuf,
+    /// PrexorCloud's controller [default: found by the agent]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Replace an existing configuration and credential
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Shells that there are completions for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU bash.
+    Bash,
+    /// zsh.
+    Zsh,
+    /// fish.
+    Fish,
+}
+
+impl FromStr for Target {
+    type Err = prexor_format::id::InvalidBackupId;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        if s == "latest" { Ok(Self::Latest) } else { s.parse().map(Self::Id) }
+    }
+}
+
+/// A point in time: RFC 3339, or a date with or without a time of day, in UTC.
+fn parse_time(s: &str) -> Result<Timestamp, String> {
+    let civil = || s.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok();
+    s.parse()
+        .ok()
+        .or_else(|| Some(civil()?.timestamp()))
+        .ok_or_else(|| "not a time: use 2026-05-10T08:00:00Z, or \"2026-05-10 08:00\" for UTC".to_owned())
+}
+
+/// A span of time: `30m`, `1h`, `1d12h`; days have 24 hours.
+fn parse_ttl(s: &str) -> Result<Duration, String> {
+    let span = s.parse::<jiff::Span>().ok();
+    let duration = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    duration
+        .and_then(|d| Duration::try_from(d).ok())
+        .filter(|d| d.as_secs() > 0)
+        .ok_or_else(|| "not a span of time: use 30m, 1h or 2d".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_definition_is_consistent_and_fits_80_columns() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        command.build();
+        let mut todo = vec![command];
+        while let Some(mut command) = todo.pop() {
+            let help = command.render_long_help().to_string();
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+            todo.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
+    fn the_guide_is_typed_as_it_stands() {
+        for line in [
+            "prexorctl backup create --description pre-1.0.1-upgrade",
+            "prexorctl backup list",
+            "prexorctl backup list --json",
+            "prexorctl backup verify bk-2026-05-10-001",
+            "prexorctl restore bk-2026-05-10-001 --dry-run",
+            "prexorctl restore bk-2026-05-10-001 --datastores --filesystem",
+            "prexorctl restore latest --before 2026-05-10",
+            "prexorctl token create --description rejoin --ttl 1h",
+            "prexorctl backup create --scope mongo,valkey --scope filesystem --detach --json",
+            "prexorctl status --json",
+            "prexorctl --json job list --limit 0",
+            "prexorctl completion zsh",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for (line, word) in [
+            ("prexorctl backup show ../etc", "bk-2026-05-10-001"),
+            ("prexorctl backup show bk-2026-05-10-001/..", "backup list"),
+            ("prexorctl backup delete latest", "not a backup id"),
+            ("prexorctl backup create --scope redis", "filesystem"),
+            ("prexorctl backup create --scope ", "filesystem"),
+            ("prexorctl restore latest --before yesterday", "2026-05-10"),
+            ("prexorctl token create --ttl 0h", "30m"),
+            ("prexorctl token create --ttl -1h", "--ttl"),
+            ("prexorctl token create --node ../x", "not a node name"),
+            ("prexorctl restore", "ID|latest"),
+            ("prexorctl completion tcsh", "bash"),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(word), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn other_verbs_are_taken_whole() {
+        let cli = parse("prexorctl group list --json --since x").unwrap();
+        assert!(matches!(&cli.verb, Verb::Platform(argv) if argv.len() == 5), "{cli:?}");
+        assert!(!cli.json);
+    }
+
+    #[test]
+    fn times_are_utc_unless_they_say_otherwise() {
+        let parse = |s| parse_time(s).map(|t| t.to_string());
+        assert_eq!(parse("2026-05-10T08:00:00Z").as_deref(), Ok("2026-05-10T08:00:00Z"));
+        assert_eq!(parse("2026-05-10T08:00:00+02:00").as_deref(), Ok("2026-05-10T06:00:00Z"));
+        assert_eq!(parse("2026-05-10 08:00").as_deref(), Ok("2026-05-10T08:00:00Z"));
+        assert_eq!(parse("2026-05-10").as_deref(), Ok("2026-05-10T00:00:00Z"));
+        for bad in ["", "08:00", "2026-13-01", "now"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn spans_have_units() {
+        let secs = |s| parse_ttl(s).map(|d| d.as_secs());
+        assert_eq!([secs("1h"), secs("30m"), secs("2d"), secs("1h30m")], [Ok(3600), Ok(1800), Ok(172_800), Ok(5400)]);
+        for bad in ["", "5", "1mo", "0s", "-1h", "999999999999h"] {
+            assert!(parse_ttl(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The commands, one file each. A command asks, prints, and says how it ended.
+
+pub mod backup;
+pub mod completion;
+pub mod job;
+pub mod outcome;
+pub mod platform;
+pub mod restore;
+pub mod setup;
+pub mod status;
+pub mod token;
+
+use serde::Serialize;
+
+use crate::{
+    cli::{BackupVerb, JobVerb, TokenVerb, Verb},
+    exit::Exit,
+    failure::Failure,
+    printer::Printer,
+};
+
+/// What `version --json` prints.
+#[derive(Serialize)]
+struct VersionView {
+    version: &'static str,
+}
+
+/// Does what was typed.
+///
+/// # Errors
+/// Why it was not done.
+pub async fn run(printer: &Printer, verb: Verb) -> Result<Exit, Failure> {
+    match verb {
+        Verb::Backup(BackupVerb::Create { description, scope, detach }) => {
+            backup::create::run(printer, description, &scope, detach).await
+        }
+        Verb::Backup(BackupVerb::List { wide }) => backup::list::run(printer, wide).await,
+        Verb::Backup(BackupVerb::Show { id }) => backup::show::run(printer, &id).await,
+        Verb::Backup(BackupVerb::Verify { id }) => backup::verify::run(printer, &id).await,
+        Verb::Backup(BackupVerb::Delete { id, yes }) => backup::delete::run(printer, &id, yes).await,
+        Verb::Restore(args) => restore::run(printer, args).await,
+        Verb::Job(JobVerb::List { limit }) => job::list::run(printer, limit).await,
+        Verb::Job(JobVerb::Show { id }) => job::show::run(printer, id).await,
+        Verb::Job(JobVerb::Watch { id }) => job::watch::run(printer, id).await,
+        Verb::Job(JobVerb::Cancel { id }) => job::cancel::run(printer, id).await,
+        Verb::Status => status::run(printer).await,
+        Verb::Token(TokenVerb::Create { description, ttl, role, node }) => {
+            token::create::run(printer, description, ttl, role, node).await
+        }
+        Verb::Setup(args) => setup::run(printer, args).await,
+        Verb::Completion { shell } => Ok(completion::run(printer, shell)),
+        Verb::Version => {
+            printer.line(&format!("prexorctl {}", env!("CARGO_PKG_VERSION")));
+            printer.document(&VersionView { version: env!("CARGO_PKG_VERSION") });
+            Ok(Exit::Ok)
+        }
+        // Handed over before a runtime is started.
+        Verb::Platform(argv) => Err(platform::unknown(&argv, None)),
+    }
+}

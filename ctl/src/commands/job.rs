@@ -1,0 +1,6 @@
+//! `prexorctl job`.
+
+pub mod cancel;
+pub mod list;
+pub mod show;
+pub mod watch;

@@ -1,0 +1,273 @@
+//! `prexorctl restore`: shows the coordinator's plan, asks, and has that very plan executed.
+
+use std::collections::BTreeMap;
+
+use prexor_format::artifact::ArtifactKind;
+use prexor_proto::{
+    backup::{ApplyRestoreRequest, Plan, PlanRestoreRequest, Replacement, job_result},
+    convert,
+    reason::Reason,
+};
+use serde::Serialize;
+
+use crate::{
+    cli::{RestoreArgs, Target},
+    client::{self, Client},
+    commands::outcome,
+    exit::Exit,
+    failure::Failure,
+    hints::Hint,
+    printer::Printer,
+    prompt, text,
+    view::{PlanView, RestoreView, StepView},
+};
+
+/// What `restore --json` prints when it is done; `restore --dry-run --json` prints a [`PlanView`].
+#[derive(Serialize)]
+struct Document {
+    backup_id: String,
+    job_id: String,
+    plan_digest: String,
+    steps: Vec<DoneStep>,
+    after: Option<String>,
+}
+
+/// A step of the plan and how long it took.
+#[derive(Serialize)]
+struct DoneStep {
+    #[serde(flatten)]
+    step: StepView,
+    seconds: Option<f64>,
+}
+
+/// Plans, and unless it is a dry run, asks and applies.
+///
+/// # Errors
+/// When the plan is refused, nobody said yes, or the restore did not succeed.
+pub async fn run(printer: &Printer, args: RestoreArgs) -> Result<Exit, Failure> {
+    let request = request(&args)?;
+    if !args.dry_run && !args.yes && !prompt::can_ask(printer) {
+        let message = "a restore replaces live data: it needs a yes, and there is nobody to ask";
+        return Err(Failure::usage(message).hint(Hint::Yes));
+    }
+    let client = Client::connect().await?;
+    let planned = client.call(request.clone(), |s, r| async move { s.restores().plan_restore(r).await }).await;
+    let plan = planned.map_err(outcome::about_backup)?;
+    if args.dry_run {
+        printer.document(&PlanView::from(&plan));
+        printer.lines(lines(&plan));
+        return if plan.refusals.is_empty() { Ok(Exit::Ok) } else { Err(refused(&plan)) };
+    }
+    lines(&plan).iter().for_each(|line| printer.note(line));
+    if !plan.refusals.is_empty() {
+        return Err(refused(&plan));
+    }
+    if !args.yes {
+        let question = format!("Type {} to replace the live data:", plan.backup_id);
+        prompt::confirm_word(printer, &question, &plan.backup_id).await?;
+    }
+    apply(printer, &client, &plan, request).await
+}
+
+async fn apply(printer: &Printer, client: &Client, plan: &Plan, asked: PlanRestoreRequest) -> Result<Exit, Failure> {
+    let request = ApplyRestoreRequest {
+        request_id: client::request_id(),
+        // By its id: a newer backup must not take the place of the one that was shown.
+        plan: Some(PlanRestoreRequest { backup_id: plan.backup_id.clone(), before: None, ..asked }),
+        plan_digest: plan.digest.clone(),
+    };
+    let job = client.call(request, |s, r| async move { s.restores().apply_restore(r).await }).await?;
+    let Some(job) = outcome::wait(client, printer, &job).await? else { return Ok(Exit::Detached) };
+    if let job_result::Result::Restore(report) = outcome::result(&job)? {
+        printer.document(&document(plan, &job.id, &report.into()));
+    }
+    outcome::print(printer, &job)
+}
+
+fn request(args: &RestoreArgs) -> Result<PlanRestoreRequest, Failure> {
+    let backup_id = match (&args.target, args.before) {
+        (Target::Latest, _) => "latest".to_owned(),
+        (Target::Id(id), None) => id.to_string(),
+        (Target::Id(_), Some(_)) => {
+            return Err(Failure::usage("--before chooses the backup: say `latest` instead of an id"));
+        }
+    };
+    let scope: &[ArtifactKind] = match (args.datastores, args.filesystem) {
+        (true, false) => &[ArtifactKind::Mongo, ArtifactKind::Valkey],
+        (false, true) => &[ArtifactKind::Filesystem],
+        // Everything in the backup, whichever that is.
+        (true, true) | (false, false) => &[],
+    };
+    Ok(PlanRestoreRequest {
+        backup_id,
+        before: args.before.map(convert::time_to_wire),
+        scope: scope.iter().map(|k| convert::kind_to_wire(*k).into()).collect(),
+    })
+}
+
+fn refused(plan: &Plan) -> Failure {
+    let reasons: Vec<_> = plan.refusals.iter().map(|r| r.message.as_str()).collect();
+    Failure::refused(
+        Reason::RestoreRefused,
+        format!("{} cannot be restored now: {}", plan.backup_id, reasons.join("; ")),
+    )
+}
+
+fn document(plan: &Plan, job_id: &str, report: &RestoreView) -> Document {
+    let seconds = |number| report.steps.iter().find(|s| s.number == number).map(|s| s.seconds);
+    let view = PlanView::from(plan);
+    Document {
+        backup_id: view.backup_id,
+        job_id: job_id.to_owned(),
+        plan_digest: view.digest,
+        steps: view.steps.into_iter().map(|step| DoneStep { seconds: seconds(step.number), step }).collect(),
+        after: report.after.clone(),
+    }
+}
+
+/// The plan as people read it: what is lost first, then how, then what to know.
+fn lines(plan: &Plan) -> Vec<String> {
+    let mut lines = vec![format!("Restore of {}", plan.backup_id), String::new()];
+    let mut hosts: BTreeMap<&str, Vec<&Replacement>> = BTreeMap::new();
+    for replacement in &plan.replacements {
+        hosts.entry(&replacement.node).or_default().push(replacement);
+    }
+    for (node, replacements) in hosts {
+        lines.push(format!("Would be replaced on {node}:"));
+        for r in replacements {
+            lines.push(format!("  {:<12}{}", text::kind_word(r.kind), r.target));
+            lines.push(format!("  {:<12}now:  {}", "", r.current));
+            lines.push(format!("  {:<12}then: {} ({} to transfer)", "", r.incoming, text::bytes(r.size_bytes)));
+        }
+    }
+    if !plan.steps.is_empty() {
+        lines.extend([String::new(), "Steps (! changes live data):".to_owned()]);
+        lines.extend(plan.steps.iter().map(|step| {
+            let (mark, on) =
+                (if step.destructive { "!" } else { " " }, if step.node.is_empty() { "-" } else { &step.node });
+            format!("  {mark} {:>2}. {on}: {}", step.number, step.title)
+        }));
+    }
+    if !plan.notes.is_empty() {
+        lines.extend([String::new(), "Notes:".to_owned()]);
+        lines.extend(plan.notes.iter().map(|n| format!("  - {n}")));
+    }
+    if !plan.refusals.is_empty() {
+        lines.extend([String::new(), "Cannot be applied:".to_owned()]);
+        lines.extend(plan.refusals.iter().map(|r| match r.law.as_str() {
+            "" => format!("  - {}", r.message),
+            law => format!("  - {} ({law})", r.message),
+        }));
+    } else if !plan.after.is_empty() {
+        lines.extend([String::new(), format!("Afterwards: {}", plan.after)]);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use prexor_proto::backup::{Refusal, Step, StepVerb};
+
+    use super::*;
+    use crate::cli::{Cli, Verb};
+
+    fn args(line: &str) -> RestoreArgs {
+        match Cli::try_parse_from(format!("prexorctl restore {line}").split(' ')).unwrap().verb {
+            Verb::Restore(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            backup_id: "bk-2026-05-10-001".into(),
+            digest: vec![0xab; 32],
+            replacements: vec![Replacement {
+                kind: 1,
+                node: "h1".into(),
+                target: "database prexorcloud on 127.0.0.1:27017".into(),
+                current: "12 collections, 151 MiB".into(),
+                incoming: "12 collections, 142,884 docs".into(),
+                size_bytes: 141 << 20,
+            }],
+            steps: vec![
+                Step {
+                    number: 1,
+                    verb: StepVerb::Stage.into(),
+                    node: "h1".into(),
+                    title: "stage mongo".into(),
+                    ..Step::default()
+                },
+                Step {
+                    number: 2,
+                    verb: StepVerb::Swap.into(),
+                    node: "h1".into(),
+                    title: "drop+restore mongo".into(),
+                    destructive: true,
+                    ..Step::default()
+                },
+            ],
+            notes: vec!["logins are lost".into()],
+            after: "Run `systemctl start prexorcloud-controller` to bring the cluster back.".into(),
+            ..Plan::default()
+        }
+    }
+
+    #[test]
+    fn flags_mean_what_the_guide_says() {
+        let scope = |line| -> Vec<i32> { request(&args(line)).unwrap().scope };
+        assert!(scope("bk-2026-05-10-001").is_empty());
+        assert!(scope("bk-2026-05-10-001 --datastores --filesystem").is_empty());
+        assert_eq!(scope("bk-2026-05-10-001 --datastores"), [1, 2]);
+        assert_eq!(scope("latest --filesystem"), [3]);
+        assert_eq!(request(&args("latest --before 2026-05-10")).unwrap().before.unwrap().seconds, 1_778_371_200);
+        assert_eq!(request(&args("bk-2026-05-10-001 --before 2026-05-10")).unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn the_plan_reads_from_loss_to_remedy() {
+        assert_eq!(
+            lines(&plan()),
+            [
+                "Restore of bk-2026-05-10-001",
+                "",
+                "Would be replaced on h1:",
+                "  mongo       database prexorcloud on 127.0.0.1:27017",
+                "              now:  12 collections, 151 MiB",
+                "              then: 12 collections, 142,884 docs (141 MiB to transfer)",
+                "",
+                "Steps (! changes live data):",
+                "     1. h1: stage mongo",
+                "  !  2. h1: drop+restore mongo",
+                "",
+                "Notes:",
+                "  - logins are lost",
+                "",
+                "Afterwards: Run `systemctl start prexorcloud-controller` to bring the cluster back.",
+            ]
+        );
+    }
+
+    #[test]
+    fn refusals_say_what_to_do_and_exit_with_3() {
+        let message = "the controller on h1 is active: `systemctl stop prexorcloud-controller`";
+        let refusals = vec![Refusal { law: "L14".into(), message: message.into() }];
+        let plan = Plan { refusals, ..plan() };
+        let lines = lines(&plan);
+        assert_eq!(lines.last().unwrap(), &format!("  - {message} (L14)"));
+        assert!(!lines.iter().any(|l| l.starts_with("Afterwards")));
+        let failure = refused(&plan);
+        assert_eq!((failure.exit, failure.reason.as_str()), (Exit::Refused, "RESTORE_REFUSED"));
+        assert!(failure.message.contains(message));
+    }
+
+    #[test]
+    fn json_joins_plan_and_times() {
+        let report = RestoreView { after: None, steps: vec![crate::view::StepTimeView { number: 2, seconds: 1.5 }] };
+        let json = serde_json::to_value(document(&plan(), "job-0123456789ab", &report)).unwrap();
+        assert_eq!(json["plan_digest"], "ab".repeat(32));
+        assert_eq!((&json["steps"][0]["seconds"], &json["steps"][1]["seconds"]), (&().into(), &1.5.into()));
+        assert_eq!(json["steps"][1]["destructive"], true);
+    }
+}

@@ -1,0 +1,3 @@
+//! `prexorctl token`.
+
+pub mod create;

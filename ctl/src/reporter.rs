@@ -1,0 +1,242 @@
+//! From a job's events to what people see while they wait: a bar per artifact on a terminal, plain lines elsewhere, and
+//! the lines of a restore as each step is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::{SignedDuration, Timestamp};
+use prexor_proto::backup::{JobEvent, JobState, Progress, StepEvent, StepState, StepVerb, job_event::Event};
+
+use crate::{meter::Meter, printer::Printer, text, view};
+
+/// How often a plain line repeats per artifact.
+const LINE_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
+
+/// Shows the events of one job.
+pub struct Reporter<'a> {
+    printer: &'a Printer,
+    tracks: BTreeMap<(String, String), Track>,
+    warned: BTreeSet<String>,
+}
+
+/// One artifact on one node.
+struct Track {
+    meter: Meter,
+    bar: ProgressBar,
+    last_line: Option<Timestamp>,
+    finished: bool,
+}
+
+impl<'a> Reporter<'a> {
+    /// Shows events on this printer.
+    pub fn new(printer: &'a Printer) -> Self {
+        Self { printer, tracks: BTreeMap::new(), warned: BTreeSet::new() }
+    }
+
+    /// Shows an event.
+    pub fn event(&mut self, event: &JobEvent) {
+        let at = view::at(event.at.as_ref()).unwrap_or(Timestamp::UNIX_EPOCH);
+        match &event.event {
+            Some(Event::Progress(progress)) => self.progress(at, progress),
+            Some(Event::Step(step)) => self.step(step),
+            Some(Event::Message(message)) if message.warning => self.warning(&message.text),
+            Some(Event::Message(message)) => self.printer.note(&message.text),
+            Some(Event::State(state)) if *state == JobState::Queued as i32 => {
+                self.printer.note("waiting for its turn");
+            }
+            // What came of it is printed by the command, from the job itself.
+            Some(Event::State(_) | Event::Failure(_) | Event::Result(_)) | None => {}
+        }
+    }
+
+    /// Prints a warning, unless it was printed already.
+    pub fn warning(&mut self, warning: &str) {
+        if self.warned.insert(warning.to_owned()) {
+            self.printer.warning(warning);
+        }
+    }
+
+    /// Takes the bars away.
+    pub fn clear(&mut self) {
+        for track in self.tracks.values() {
+            track.bar.finish_and_clear();
+        }
+        self.tracks.clear();
+    }
+
+    fn progress(&mut self, at: Timestamp, progress: &Progress) {
+        let key = (progress.artifact_id.clone(), progress.node.clone());
+        let track = self.tracks.entry(key).or_insert_with(|| {
+            let bar = self.printer.bars().add(ProgressBar::no_length().with_style(style(false)));
+            bar.set_prefix(text::clean(&label(progress)));
+            Track { meter: Meter::default(), bar, last_line: None, finished: false }
+        });
+        track.meter.sample(at, progress.done_bytes, progress.total_bytes);
+        let line = describe(progress, &track.meter);
+        if self.printer.draws_bars() {
+            if let Some(total) = progress.total_bytes.filter(|t| *t > 0) {
+                track.bar.set_style(style(true));
+                track.bar.set_length(total.max(progress.done_bytes));
+            }
+            track.bar.set_position(progress.done_bytes);
+            track.bar.set_message(text::clean(&line));
+            track.bar.tick();
+            return;
+        }
+        let whole = progress.total_bytes.is_some_and(|t| progress.done_bytes >= t);
+        let due = track.last_line.is_none_or(|t| at.duration_since(t) >= LINE_INTERVAL);
+        if due || (whole && !track.finished) {
+            track.last_line = Some(at);
+            self.printer.note(&format!("{}: {line}", label(progress)));
+        }
+        track.finished = whole;
+    }
+
+    fn step(&mut self, event: &StepEvent) {
+        let Some(step) = &event.step else { return };
+        let on = if step.node.is_empty() { step.title.clone() } else { format!("{}: {}", step.node, step.title) };
+        let with_detail = |text: &str| match event.detail.as_str() {
+            "" => text.to_owned(),
+            detail => format!("{text}: {detail}"),
+        };
+        let swap = step.verb() == StepVerb::Swap;
+        match event.state() {
+            StepState::Started if !swap => self.printer.note(&format!("{on}...")),
+            StepState::Done if swap => self.printer.line(&format!("RestoreExecutor: {}... OK", step.title)),
+            StepState::Failed => {
+                if swap {
+                    self.printer.line(&format!("RestoreExecutor: {}... FAILED", step.title));
+                }
+                self.printer.note(&with_detail(&format!("{on}: failed")));
+            }
+            StepState::Reverted => self.printer.note(&with_detail(&format!("{on}: taken back"))),
+            StepState::Done if !event.detail.is_empty() => self.printer.note(&with_detail(&on)),
+            StepState::Done | StepState::Started | StepState::Unspecified => {}
+        }
+    }
+}
+
+/// `mongo on h1`; ids that name their node already stay as they are.
+fn label(progress: &Progress) -> String {
+    match (progress.artifact_id.as_str(), progress.node.as_str()) {
+        ("", "") => "coordinator".to_owned(),
+        ("", node) => node.to_owned(),
+        (artifact, "") => artifact.to_owned(),
+        (artifact, node) if artifact.ends_with(&format!("-{node}")) => artifact.to_owned(),
+        (artifact, node) => format!("{artifact} on {node}"),
+    }
+}
+
+/// `120 MiB of 450 MiB (26 %), 35 MiB/s, 9 s left, audit_log`.
+fn describe(progress: &Progress, meter: &Meter) -> String {
+    let mut words = text::bytes(progress.done_bytes);
+    if let Some(total) = progress.total_bytes.filter(|t| *t > 0) {
+        let percent = (u128::from(progress.done_bytes) * 100 / u128::from(total)).min(100);
+        words.push_str(&format!(" of {} ({percent} %)", text::bytes(total)));
+    } else if progress.done_items > 0 {
+        words.push_str(&format!(", {} items", text::count(progress.done_items)));
+    }
+    if let Some(rate) = meter.rate() {
+        words.push_str(&format!(", {}/s", text::bytes(rate as u64)));
+    }
+    if let Some(eta) = meter.eta().filter(|eta| eta.is_positive()) {
+        words.push_str(&format!(", {} left", text::duration(eta)));
+    }
+    if !progress.subject.is_empty() {
+        words.push_str(&format!(", {}", progress.subject));
+    }
+    words
+}
+
+fn style(with_bar: bool) -> ProgressStyle {
+    let template = if with_bar { "{prefix:20!} [{bar:20}] {wide_msg}" } else { "{prefix:20!} {spinner:22} {wide_msg}" };
+    ProgressStyle::with_template(template).expect("a constant template").progress_chars("=> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use prexor_proto::backup::{Message, Step};
+
+    use super::*;
+    use crate::printer::capture;
+
+    fn event(seq: u64, event: Event) -> JobEvent {
+        let at = prost_types::Timestamp { seconds: 1_000_000 + seq as i64, nanos: 0 };
+        JobEvent { seq, at: Some(at), event: Some(event) }
+    }
+
+    fn progress(done: u64, total: Option<u64>) -> Event {
+        Event::Progress(Progress {
+            node: "h1".into(),
+            artifact_id: "mongo".into(),
+            subject: "prexorcloud.audit_log".into(),
+            done_bytes: done << 20,
+            total_bytes: total.map(|t| t << 20),
+            done_items: done * 1000,
+        })
+    }
+
+    fn step(verb: StepVerb, state: StepState, title: &str, detail: &str) -> Event {
+        let step = Step { number: 1, verb: verb.into(), node: "h1".into(), title: title.into(), ..Step::default() };
+        Event::Step(StepEvent { step: Some(step), state: state.into(), detail: detail.into() })
+    }
+
+    #[test]
+    fn plain_lines_are_few_and_tell_rate_and_time() {
+        let (printer, captured) = capture::printer(false);
+        let mut reporter = Reporter::new(&printer);
+        for s in 0..=20 {
+            reporter.event(&event(s, progress(s * 10, Some(200))));
+        }
+        reporter.event(&event(21, progress(200, Some(200))));
+        reporter.clear();
+        assert_eq!(
+            captured.err(),
+            "mongo on h1: 0 B of 200 MiB (0 %), prexorcloud.audit_log\n\
+             mongo on h1: 100 MiB of 200 MiB (50 %), 10 MiB/s, 10 s left, prexorcloud.audit_log\n\
+             mongo on h1: 200 MiB of 200 MiB (100 %), 10 MiB/s, prexorcloud.audit_log\n"
+        );
+        assert_eq!(captured.out(), "");
+    }
+
+    #[test]
+    fn a_restore_says_what_the_guide_shows() {
+        let (printer, captured) = capture::printer(false);
+        let mut reporter = Reporter::new(&printer);
+        let events = [
+            step(StepVerb::Stage, StepState::Started, "stage mongo", ""),
+            step(StepVerb::Stage, StepState::Done, "stage mongo", ""),
+            step(StepVerb::Swap, StepState::Started, "drop+restore mongo", ""),
+            step(StepVerb::Swap, StepState::Done, "drop+restore mongo", "12 collections"),
+            step(StepVerb::Swap, StepState::Done, "replace valkey RDB", ""),
+            step(StepVerb::Swap, StepState::Failed, "untar /etc/prexorcloud", "disk full"),
+            step(StepVerb::Swap, StepState::Reverted, "drop+restore mongo", ""),
+        ];
+        for (seq, e) in events.into_iter().enumerate() {
+            reporter.event(&event(seq as u64, e));
+        }
+        assert_eq!(
+            captured.out(),
+            "RestoreExecutor: drop+restore mongo... OK\n\
+             RestoreExecutor: replace valkey RDB... OK\n\
+             RestoreExecutor: untar /etc/prexorcloud... FAILED\n"
+        );
+        assert_eq!(
+            captured.err(),
+            "h1: stage mongo...\n\
+             h1: untar /etc/prexorcloud: failed: disk full\n\
+             h1: drop+restore mongo: taken back\n"
+        );
+    }
+
+    #[test]
+    fn warnings_come_once() {
+        let (printer, captured) = capture::printer(false);
+        let mut reporter = Reporter::new(&printer);
+        reporter.event(&event(1, Event::Message(Message { warning: true, text: "socket skipped".into() })));
+        reporter.event(&event(2, Event::Message(Message { warning: false, text: "all quiet".into() })));
+        reporter.event(&event(3, Event::State(JobState::Queued.into())));
+        reporter.warning("socket skipped");
+        assert_eq!(captured.err(), "warning: socket skipped\nall quiet\nwaiting for its turn\n");
+    }
+}

@@ -1,0 +1,173 @@
+//! Numbers, times and words as people read them. Pure.
+
+use comfy_table::{Table, presets};
+use jiff::{SignedDuration, Timestamp};
+use prexor_format::artifact::ArtifactKind;
+use prexor_proto::convert;
+
+/// A size: `142 MiB`; whole numbers from 10 up, one decimal below.
+pub fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    // Tenths of the unit, rounded to nearest, in integers: no float ever says 9.99 or 1024.
+    let mut unit = 1u128 << 10;
+    for (i, name) in UNITS.iter().enumerate() {
+        let tenths = (u128::from(n) * 10 + unit / 2) / unit;
+        let whole = (u128::from(n) + unit / 2) / unit;
+        if tenths < 100 {
+            return format!("{}.{} {name}", tenths / 10, tenths % 10);
+        }
+        if whole < 1024 || i + 1 == UNITS.len() {
+            return format!("{whole} {name}");
+        }
+        unit <<= 10;
+    }
+    format!("{n} B")
+}
+
+/// A count with separators: `142,884`.
+pub fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A point in time as people read it: `2026-05-10T08:00:00Z`.
+pub fn time(t: Timestamp) -> String {
+    t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A time on the wire as people read it; `-` when it is absent.
+pub fn wire_time(t: Option<&prost_types::Timestamp>) -> String {
+    t.and_then(|t| convert::time_from_wire(t).ok()).map_or_else(|| "-".to_owned(), time)
+}
+
+/// A span of time in its two largest units: `45 s`, `2 min 5 s`, `3 d 4 h`.
+pub fn duration(d: SignedDuration) -> String {
+    let s = d.as_secs().max(0);
+    let two = |a: i64, unit: &str, b: i64, lower: &str| match b {
+        0 => format!("{a} {unit}"),
+        b => format!("{a} {unit} {b} {lower}"),
+    };
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => two(s / 60, "min", s % 60, "s"),
+        3600..86_400 => two(s / 3600, "h", s % 3600 / 60, "min"),
+        _ => two(s / 86_400, "d", s % 86_400 / 3600, "h"),
+    }
+}
+
+/// A scope on the wire as users type it: `mongo,valkey`.
+pub fn scope(kinds: &[i32], separator: &str) -> String {
+    kinds.iter().map(|kind| kind_word(*kind)).collect::<Vec<_>>().join(separator)
+}
+
+/// A kind on the wire as users type it.
+pub fn kind_word(kind: i32) -> &'static str {
+    convert::kind_from_wire(kind).map_or("unknown", ArtifactKind::as_str)
+}
+
+/// Text from elsewhere (descriptions, paths, messages) on one line: nothing in it moves the cursor or hides itself.
+pub fn clean(text: &str) -> String {
+    let hidden = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    text.chars()
+        .map(|c| {
+            if c == '\n' || c == '\t' {
+                ' '
+            } else if hidden(c) {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// The lines of a table: columns two spaces apart, no frame.
+pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Vec<String> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row.iter().map(|cell| clean(cell)));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let cases: [(u64, &str); 16] = [
+            (0, "0 B"),
+            (1, "1 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (10 * 1024 - 1, "10 KiB"),
+            (10 * 1024 - 60, "9.9 KiB"),
+            (10 * 1024, "10 KiB"),
+            (1023 * 1024, "1023 KiB"),
+            (1024 * 1024 - 1, "1.0 MiB"),
+            (1024 * 1024 - 513, "1023 KiB"),
+            (142 << 20, "142 MiB"),
+            ((142 << 20) + 400_000, "142 MiB"),
+            (1 << 40, "1.0 TiB"),
+            (1 << 60, "1.0 EiB"),
+            (u64::MAX, "16 EiB"),
+        ];
+        for (n, text) in cases {
+            assert_eq!(bytes(n), text, "{n}");
+        }
+    }
+
+    #[test]
+    fn counts() {
+        for (n, text) in
+            [(0, "0"), (12, "12"), (999, "999"), (1000, "1,000"), (142_884, "142,884"), (1_000_000, "1,000,000")]
+        {
+            assert_eq!(count(n), text);
+        }
+    }
+
+    #[test]
+    fn times_and_spans() {
+        let t: Timestamp = "2026-05-10T08:00:00.999Z".parse().unwrap();
+        assert_eq!(time(t), "2026-05-10T08:00:00Z");
+        assert_eq!(wire_time(None), "-");
+        assert_eq!(wire_time(Some(&prost_types::Timestamp { seconds: i64::MAX, nanos: 0 })), "-");
+        let cases =
+            [(-5, "0 s"), (59, "59 s"), (60, "1 min"), (125, "2 min 5 s"), (7380, "2 h 3 min"), (100_000, "1 d 3 h")];
+        for (s, text) in cases {
+            assert_eq!(duration(SignedDuration::from_secs(s)), text);
+        }
+    }
+
+    #[test]
+    fn what_others_wrote_cannot_drive_the_terminal() {
+        assert_eq!(clean("a\u{1b}[2Jb\r\nc\td\u{202e}e"), "a\u{fffd}[2Jb\u{fffd} c d\u{fffd}e");
+        assert_eq!(clean("größe 大"), "größe 大");
+    }
+
+    #[test]
+    fn tables_align_and_end_clean() {
+        let lines = table(&["ID", "SIZE"], [vec!["bk-1".into(), "142 MiB".into()], vec!["b".into(), "x\ny".into()]]);
+        assert_eq!(lines, ["ID    SIZE", "bk-1  142 MiB", "b     x y"]);
+    }
+}
