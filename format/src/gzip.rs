@@ -1,48 +1,72 @@
 //! gzip (RFC 1952) as a series of members, each compressed on its own and concatenated: what `gzip`, `mongorestore`
-//! and `tar -xzf` read as one stream.
+//! and `tar -xzf` read as one stream. Members are compressed on all cores and written in order.
 
-use std::io::{self, BufRead, Read, Write};
+use std::{
+    collections::VecDeque,
+    io::{self, BufRead, Read, Write},
+    sync::mpsc::{Receiver, sync_channel},
+};
 
-use libdeflater::{CompressionLvl, Compressor};
+mod pool;
+
+use pool::{Block, Packed};
 
 /// Uncompressed bytes per member. 1 MiB keeps the ratio of one long stream within 1 %.
 pub const MEMBER_SIZE: usize = 1 << 20;
 
-/// Compresses into members of [`MEMBER_SIZE`] bytes. Call [`GzipWriter::finish`]: dropping it loses the last member.
+/// Compresses into members of [`MEMBER_SIZE`] bytes, at the size that `gzip -6` reaches; what does not compress is stored.
+///
+/// Holds at most a few members per core, whatever is written. Call [`GzipWriter::finish`]: dropping the writer loses
+/// what was not written yet.
 pub struct GzipWriter<W: Write> {
     inner: W,
-    compressor: Compressor,
     pending: Vec<u8>,
-    out: Vec<u8>,
+    in_flight: VecDeque<Receiver<io::Result<Packed>>>,
+    spare: Vec<(Vec<u8>, Vec<u8>)>,
     empty: bool,
 }
 
 impl<W: Write> GzipWriter<W> {
-    /// Writes to `inner` at the size that `gzip -6` reaches (libdeflate level 5, measured on BSON and text).
+    /// Writes to `inner`.
     pub fn new(inner: W) -> Self {
-        let level = CompressionLvl::new(5).expect("5 is one of libdeflate's levels, 0 to 12");
-        Self {
-            inner,
-            compressor: Compressor::new(level),
-            pending: Vec::with_capacity(MEMBER_SIZE),
-            out: Vec::new(),
-            empty: true,
-        }
+        let (in_flight, spare) = (VecDeque::new(), Vec::new());
+        Self { inner, pending: Vec::with_capacity(MEMBER_SIZE), in_flight, spare, empty: true }
     }
 
-    fn member(&mut self) -> io::Result<()> {
-        self.out.resize(self.compressor.gzip_compress_bound(self.pending.len()), 0);
-        let n = self.compressor.gzip_compress(&self.pending, &mut self.out).map_err(io::Error::other)?;
-        self.inner.write_all(&self.out[..n])?;
-        self.pending.clear();
+    /// Hands the pending bytes to the pool; waits for the oldest member when enough are under way.
+    fn submit(&mut self) -> io::Result<()> {
         self.empty = false;
+        while self.in_flight.len() > pool::threads() {
+            self.collect()?;
+        }
+        let (fresh, out) = self.spare.pop().unwrap_or_default();
+        let input = std::mem::replace(&mut self.pending, fresh);
+        let (done, packed) = sync_channel(1);
+        self.in_flight.push_back(packed);
+        pool::submit(Block { input, out, done })
+    }
+
+    /// Writes the oldest member.
+    fn collect(&mut self) -> io::Result<()> {
+        let Some(oldest) = self.in_flight.pop_front() else { return Ok(()) };
+        let packed = oldest.recv().map_err(|_| io::Error::other("a compression thread ended early"))??;
+        self.inner.write_all(&packed.out)?;
+        let (mut input, out) = (packed.input, packed.out);
+        input.clear();
+        self.spare.push((input, out));
         Ok(())
     }
 
     /// Writes what is left (an empty member if nothing was written at all) and hands back the inner writer.
+    ///
+    /// # Errors
+    /// Those of the inner writer.
     pub fn finish(mut self) -> io::Result<W> {
         if self.empty || !self.pending.is_empty() {
-            self.member()?;
+            self.submit()?;
+        }
+        while !self.in_flight.is_empty() {
+            self.collect()?;
         }
         self.inner.flush()?;
         Ok(self.inner)
@@ -54,11 +78,12 @@ impl<W: Write> Write for GzipWriter<W> {
         let n = buf.len().min(MEMBER_SIZE - self.pending.len());
         self.pending.extend_from_slice(&buf[..n]);
         if self.pending.len() == MEMBER_SIZE {
-            self.member()?;
+            self.submit()?;
         }
         Ok(n)
     }
 
+    /// Does nothing: a member ends when it is full, not when somebody is in a hurry.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -74,16 +99,65 @@ pub fn reader<R: BufRead>(inner: R) -> impl Read {
 mod tests {
     use super::*;
 
+    fn pack(data: &[u8]) -> Vec<u8> {
+        let mut w = GzipWriter::new(Vec::new());
+        w.write_all(data).unwrap();
+        w.finish().unwrap()
+    }
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
     #[test]
     fn members_read_back_as_one_stream() {
-        for len in [0, 1, MEMBER_SIZE - 1, MEMBER_SIZE, MEMBER_SIZE + 1, 3 * MEMBER_SIZE + 17] {
+        for len in [0, 1, MEMBER_SIZE - 1, MEMBER_SIZE, MEMBER_SIZE + 1, 17 * MEMBER_SIZE + 17] {
             let data: Vec<u8> = (0..len).map(|i| (i / 7 % 251) as u8).collect();
-            let mut w = GzipWriter::new(Vec::new());
-            w.write_all(&data).unwrap();
-            let packed = w.finish().unwrap();
             let mut back = Vec::new();
-            reader(&packed[..]).read_to_end(&mut back).unwrap();
+            reader(&pack(&data)[..]).read_to_end(&mut back).unwrap();
             assert!(back == data, "{len}");
         }
+    }
+
+    #[test]
+    fn what_does_not_compress_is_stored() {
+        let data = noise(3 * MEMBER_SIZE);
+        let packed = pack(&data);
+        assert!(packed.len() > data.len() && packed.len() < data.len() + data.len() / 1000, "{}", packed.len());
+        // A stored block's three header bits are 0 or 1 (RFC 1951, 3.2.4); the member's header has 10 bytes.
+        assert!(packed[10] & 0b110 == 0);
+        let mut back = Vec::new();
+        reader(&packed[..]).read_to_end(&mut back).unwrap();
+        assert!(back == data);
+    }
+
+    #[test]
+    fn a_block_that_is_only_partly_noise_is_compressed() {
+        let mut data = noise(MEMBER_SIZE);
+        data[MEMBER_SIZE / 2..].fill(b' ');
+        assert!(pack(&data).len() < MEMBER_SIZE * 6 / 10);
+    }
+
+    #[test]
+    fn the_inner_writers_error_comes_back() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut w = GzipWriter::new(Full);
+        let failed = (0..64).find_map(|_| w.write_all(&[7; MEMBER_SIZE]).err());
+        assert_eq!(failed.map(|e| e.kind()), Some(io::ErrorKind::StorageFull));
     }
 }
