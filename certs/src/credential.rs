@@ -138,11 +138,11 @@ impl Credential {
     /// # Errors
     /// If there is none, if others can read its key, or if the parts do not belong together.
     pub fn load(dir: &Path) -> Result<Self, CredentialError> {
-        files::check_private(dir, 0o700).or_else(|e| match e {
+        files::check_private(dir, 0o700).map_err(|e| match e {
             FileError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Err(CredentialError::Missing(dir.to_owned()))
+                CredentialError::Missing(dir.to_owned())
             }
-            e => Err(e.into()),
+            e => e.into(),
         })?;
         let mut set = current(dir)?;
         loop {
@@ -173,7 +173,8 @@ impl Credential {
     /// Makes this the current credential of a directory, durably and in one step; creates the directory.
     ///
     /// # Errors
-    /// If it cannot be written. Then the former credential is still the current one.
+    /// If it cannot be written: then the former credential is still the current one. Only if the very last wait for the
+    /// disk fails is the new one current already, and may be lost with the power.
     pub fn store(&self, dir: &Path) -> Result<(), CredentialError> {
         if !dir.exists() {
             let parent = files::parent(dir);

@@ -4,6 +4,7 @@
 //! default never matters. Sessions are not resumed, since a resumed one would skip the look at the certificate.
 
 mod peer;
+mod problem;
 
 use std::sync::Arc;
 
@@ -17,7 +18,10 @@ use rustls::{
 };
 
 use self::peer::{ClientVerifier, PinnedVerifier, ServerVerifier};
-pub use self::peer::{Expected, PeerError, Problem};
+pub use self::{
+    peer::{Expected, PeerError},
+    problem::Problem,
+};
 use crate::credential::Credential;
 
 /// The only protocol that is spoken inside TLS (RFC 7301 name of HTTP/2).

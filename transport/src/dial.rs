@@ -10,7 +10,7 @@ use tokio::{io::AsyncBufReadExt as _, net::TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, STREAM_WINDOW};
+use crate::{CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_FRAME, STREAM_WINDOW};
 
 /// How long things may take before a connection counts as lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +99,7 @@ pub async fn channel(address: &str, config: Arc<ClientConfig>, timeouts: Timeout
         .ok_or_else(|| DialError { address: address.to_owned(), kind: DialErrorKind::Address })?
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
         .http2_keep_alive_interval(timeouts.keepalive_interval)
         .keep_alive_timeout(timeouts.keepalive_timeout)
         .keep_alive_while_idle(true);
