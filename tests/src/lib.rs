@@ -2,4 +2,7 @@
 //!
 //! It knows the servers and the data, and nothing of our own daemons.
 
+pub mod dataset;
+pub mod equality;
+pub mod resp;
 pub mod servers;

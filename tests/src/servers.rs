@@ -17,7 +17,7 @@ use std::{
 
 pub use self::{
     mongod::{MONGO_PASSWORD, MONGO_USER, Mongod, MongodBuilder, create_root_user, initiate_replica_set, mongo_uri},
-    process::free_port,
+    process::{free_port, kill_now, spawn},
     valkey::{Valkey, ValkeyBuilder},
 };
 

@@ -34,8 +34,16 @@ pub fn free_port() -> u16 {
         .expect("one port of many thousands is free")
 }
 
-/// Starts `command` with its output in `output`. The kernel kills it when this process ends, however it ends.
-pub(super) fn spawn(command: &mut Command, output: &Path) -> io::Result<Child> {
+/// Starts `command` with its output appended to `output`. The kernel kills it when this process ends, however it ends.
+///
+/// Of the command only the program, arguments and environment count.
+///
+/// # Errors
+/// When the program or the log cannot be opened.
+///
+/// # Panics
+/// Never: the thread that starts processes does not end.
+pub fn spawn(command: &mut Command, output: &Path) -> io::Result<Child> {
     // The signal is sent when the *thread* that forked ends, and test threads end early. So one thread forks for all.
     type Order = (Command, mpsc::Sender<io::Result<Child>>);
     static SPAWNER: OnceLock<Mutex<mpsc::Sender<Order>>> = OnceLock::new();
@@ -52,6 +60,13 @@ pub(super) fn spawn(command: &mut Command, output: &Path) -> io::Result<Child> {
     let out = File::options().create(true).append(true).open(output)?;
     let mut guarded = Command::new("setpriv");
     guarded.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => guarded.env(name, value),
+            None => guarded.env_remove(name),
+        };
+    }
+
     guarded.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
     let (answer, child) = mpsc::channel();
     let sent = spawner.lock().expect("no thread panics while it holds this").send((guarded, answer));
@@ -73,7 +88,7 @@ pub(super) async fn end(mut child: Child, signal: Signal, patience: Duration) {
 }
 
 /// Kills a child and waits for its end.
-pub(super) fn kill_now(mut child: Child) {
+pub fn kill_now(mut child: Child) {
     // It may have ended already; either way it is reaped.
     let _ = child.kill();
     let _ = child.wait();

@@ -11,11 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fred::prelude::{Builder, Client, ClientLike, Config};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::{PATIENCE, binaries, process, wait_for};
+use crate::resp::Resp;
 
 /// What to start.
 #[derive(Debug, Clone, Default)]
@@ -104,15 +104,12 @@ impl Valkey {
         self.dir.path().join("valkey.conf")
     }
 
-    /// A connected client of the driver.
+    /// A connection.
     ///
     /// # Panics
-    /// When it does not answer.
-    pub async fn client(&self) -> Client {
-        let config = Config::from_url(&self.uri()).expect("our own URI parses");
-        let client = Builder::from_config(config).build().expect("a plain configuration");
-        client.init().await.expect("our own server answers");
-        client
+    /// When the server does not answer.
+    pub async fn client(&self) -> Resp {
+        Resp::connect(&self.uri()).await.expect("our own server answers")
     }
 
     /// The server's pid, while it runs, whoever started it.
@@ -274,9 +271,7 @@ mod tests {
         assert!(Command::new(server.start_command()).status().unwrap().success());
         assert!(Command::new(server.state_command()).status().unwrap().success());
         assert_eq!(server.cli(&["get", "prexor:v1:k"]).trim(), "v");
-        let client = server.client().await;
-        let pong: String = client.ping(None).await.unwrap();
-        assert_eq!(pong, "PONG");
+        assert_eq!(server.client().await.call(&["PING"]).await.unwrap().text(), "PONG");
         let port = server.port();
         drop(server);
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
