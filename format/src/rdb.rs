@@ -23,6 +23,8 @@ mod packed;
 mod reader;
 mod stream;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod text;
 mod value;
 
