@@ -1,0 +1,123 @@
+//! MongoDB: captures one database as a mongodump directory, and restores one beside the live collections, swapping by
+//! renames.
+//!
+//! Documents pass through as bytes (law L15). What is kept between the verbs of a restore is in the unit's notes and
+//! in the names of temporary collections, which all begin with [`temporary::PREFIX`].
+
+mod capture;
+mod catalog;
+mod check;
+mod define;
+mod drain;
+mod insert;
+mod inspect;
+mod prepare;
+mod revert;
+mod server;
+mod staged;
+mod swap;
+mod temporary;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use prexor_format::artifact::ArtifactKind;
+use tokio_util::sync::CancellationToken;
+
+use self::server::Server;
+use super::{Captured, Inspection, Source, SourceError};
+use crate::{restore_unit::RestoreUnit, sink::ArtifactSink};
+
+/// Which database, and how to reach it.
+#[derive(Clone)]
+pub struct MongoConfig {
+    /// A connection string of MongoDB; most often it holds a password.
+    pub uri: String,
+    /// The database's name.
+    pub database: String,
+}
+
+impl fmt::Debug for MongoConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MongoConfig").field("database", &self.database).finish_non_exhaustive()
+    }
+}
+
+/// One database of one MongoDB server or replica set.
+#[derive(Debug)]
+pub struct MongoSource {
+    config: MongoConfig,
+}
+
+impl MongoSource {
+    /// Connects to nothing yet: each verb has a connection of its own, with short timeouts.
+    pub fn new(config: MongoConfig) -> Self {
+        Self { config }
+    }
+
+    async fn server(&self) -> Result<Server, SourceError> {
+        Server::open(&self.config).await
+    }
+}
+
+#[async_trait]
+impl Source for MongoSource {
+    fn kind(&self) -> ArtifactKind {
+        ArtifactKind::Mongo
+    }
+
+    async fn inspect(&self) -> Inspection {
+        inspect::inspect(&self.config).await
+    }
+
+    async fn capture(&self, sink: ArtifactSink, cancel: CancellationToken) -> Result<Captured, SourceError> {
+        tokio::select! {
+            done = async { capture::capture(&self.server().await?, sink, &cancel).await } => done,
+            () = cancel.cancelled() => Err(SourceError::Cancelled),
+        }
+    }
+
+    async fn prepare(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
+        prepare::prepare(&self.config, unit).await
+    }
+
+    async fn swap(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
+        swap::swap(&self.server().await?, unit).await
+    }
+
+    async fn revert(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
+        revert::revert(&self.server().await?, unit).await
+    }
+
+    async fn commit(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
+        swap::commit(&self.server().await?, unit).await
+    }
+
+    async fn check(&self, unit: &RestoreUnit) -> Result<Vec<String>, SourceError> {
+        check::check(&self.server().await?, unit).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_debug_output_shows_the_uri() {
+        let source = MongoSource::new(MongoConfig {
+            uri: "mongodb://prexor:hunter2@127.0.0.1:27017/".to_owned(),
+            database: "prexorcloud".to_owned(),
+        });
+        let text = format!("{source:?}");
+        assert!(text.contains("prexorcloud") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_uri_that_cannot_be_used_is_not_repeated() {
+        for uri in ["mongodb://prexor:hunter2@", "hunter2", "mongodb://prexor:hunt/er2@127.0.0.1/"] {
+            let source = MongoSource::new(MongoConfig { uri: uri.to_owned(), database: "db".to_owned() });
+            let problem = source.inspect().await.problem.expect("no server can be reached");
+            assert!(!problem.contains("er2"), "{problem}");
+        }
+    }
+}

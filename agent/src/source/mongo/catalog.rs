@@ -1,0 +1,128 @@
+//! Which namespaces the database has, with their options and indexes as BSON bytes.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt as _;
+use prexor_format::{
+    bson::{DocBuilder, EMPTY_DOCUMENT, Elements},
+    manifest::CollectionType,
+    mongodump::BUCKETS_PREFIX,
+};
+
+use super::{
+    drain::batch_documents,
+    server::{CursorError, Server},
+    temporary,
+};
+use crate::source::SourceError;
+
+/// A live collection, view or time series.
+#[derive(Debug, Clone)]
+pub(super) struct Namespace {
+    pub(super) kind: CollectionType,
+    /// `options` of listCollections.
+    pub(super) options: Vec<u8>,
+    /// 32 hexadecimal digits; of a time series its buckets'; views have none. It survives a rename.
+    pub(super) uuid: Option<String>,
+}
+
+impl Namespace {
+    /// Whether documents have a natural order that must be kept.
+    pub(super) fn is_capped(&self) -> bool {
+        Elements::find(&self.options, "capped").and_then(|e| e.as_bool()).unwrap_or(false)
+    }
+}
+
+/// What the database holds.
+#[derive(Debug, Default)]
+pub(super) struct Catalog {
+    /// By name; what MongoDB keeps for itself (`system.*`) is not among them.
+    pub(super) live: BTreeMap<String, Namespace>,
+    /// Temporary collections of restores, by name.
+    pub(super) temporary: BTreeMap<String, Namespace>,
+    /// Whether there are stored functions (`system.js`), which are not captured.
+    pub(super) has_functions: bool,
+}
+
+impl Catalog {
+    /// The name that the collection with this UUID has now.
+    pub(super) fn name_of(&self, uuid: &str) -> Option<&str> {
+        let mut all = self.live.iter().chain(&self.temporary);
+        all.find(|(_, n)| n.uuid.as_deref() == Some(uuid)).map(|(name, _)| name.as_str())
+    }
+}
+
+/// Lists the namespaces.
+pub(super) async fn list(server: &Server) -> Result<Catalog, SourceError> {
+    let mut command = DocBuilder::new();
+    command.int32("listCollections", 1).document("cursor", EMPTY_DOCUMENT);
+    let mut catalog = Catalog::default();
+    let mut buckets = BTreeMap::new();
+    let doing = "list collections";
+    for entry in documents(server, command.finish()).await.map_err(|e| e.explain(server, doing))? {
+        let text = |key| Elements::find(&entry, key).and_then(|e| e.as_str());
+        let Some(name) = text("name").map(str::to_owned) else { continue };
+        let uuid = Elements::find(&entry, "info")
+            .and_then(|i| Elements::find(i.as_document()?, "uuid"))
+            // A binary: length, subtype, 16 bytes.
+            .and_then(|u| Some(hex::encode(u.value.get(5..21)?)));
+        if let Some(series) = name.strip_prefix(BUCKETS_PREFIX) {
+            buckets.insert(series.to_owned(), uuid);
+        } else if name.starts_with("system.") {
+            catalog.has_functions |= name == "system.js";
+        } else {
+            let kind = match text("type") {
+                Some("view") => CollectionType::View,
+                Some("timeseries") => CollectionType::Timeseries,
+                _ => CollectionType::Collection,
+            };
+            let options = Elements::find(&entry, "options").and_then(|o| o.as_document());
+            let options = options.unwrap_or(EMPTY_DOCUMENT).to_vec();
+            let found = if name.starts_with(temporary::PREFIX) { &mut catalog.temporary } else { &mut catalog.live };
+            found.insert(name, Namespace { kind, options, uuid });
+        }
+    }
+    for (name, namespace) in &mut catalog.live {
+        if namespace.kind == CollectionType::Timeseries {
+            namespace.uuid = buckets.remove(name).flatten();
+        }
+    }
+    Ok(catalog)
+}
+
+/// The indexes of a collection or time series, or `None` when it is not there (any more).
+pub(super) async fn indexes(server: &Server, name: &str) -> Result<Option<Vec<Vec<u8>>>, SourceError> {
+    let mut command = DocBuilder::new();
+    command.string("listIndexes", name).document("cursor", EMPTY_DOCUMENT);
+    match documents(server, command.finish()).await {
+        Ok(all) => Ok(Some(all)),
+        Err(e) if e.is_gone() => Ok(None),
+        Err(e) => Err(e.explain(server, &format!("list the indexes of {name}"))),
+    }
+}
+
+/// The definition of a namespace: options and indexes (none for a view), or `None` when it is gone.
+pub(super) async fn definition(
+    server: &Server,
+    name: &str,
+    namespace: &Namespace,
+) -> Result<Option<(Vec<u8>, Vec<Vec<u8>>)>, SourceError> {
+    let indexes = match namespace.kind {
+        CollectionType::View => Some(Vec::new()),
+        CollectionType::Collection | CollectionType::Timeseries => indexes(server, name).await?,
+    };
+    Ok(indexes.map(|i| (namespace.options.clone(), i)))
+}
+
+/// All documents of a cursor: for catalogs only, which are small.
+async fn documents(server: &Server, command: Vec<u8>) -> Result<Vec<Vec<u8>>, CursorError> {
+    let mut cursor = server.cursor(command).await?;
+    let mut all = Vec::new();
+    while let Some(batch) = cursor.next().await {
+        let batch = batch.map_err(CursorError::Driver)?;
+        for document in batch_documents(&batch).map_err(CursorError::Source)? {
+            all.push(document.map_err(CursorError::Source)?.to_vec());
+        }
+    }
+    Ok(all)
+}

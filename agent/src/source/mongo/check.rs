@@ -1,0 +1,169 @@
+//! Compares what a collection holds with what the manifest says of it.
+
+use std::{io::Read, time::Instant};
+
+use prexor_format::{
+    bson::DocumentReader,
+    digest::{ContentDigest, ContentHasher, Order},
+    manifest::{Collection, CollectionType},
+    mongodump::{BUCKETS_PREFIX, Expiry, collection_expiries, definition_digest},
+};
+
+use super::{
+    Server, catalog,
+    drain::{drain, panicked},
+    server::CursorError,
+    staged::{self, Definition},
+};
+use crate::{restore_unit::RestoreUnit, source::SourceError};
+
+/// Documents that may expire within this time are not compared where some have expired already (law L17).
+const EXPIRY_MARGIN_MS: i64 = 3_600_000;
+
+/// What a number of documents come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sum {
+    pub(super) documents: u64,
+    pub(super) bytes: u64,
+    pub(super) content: ContentDigest,
+}
+
+/// A walk through all documents of a collection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scan {
+    /// All of them.
+    pub(super) all: Sum,
+    /// Those that cannot have expired by the time given.
+    pub(super) lasting: Sum,
+}
+
+impl Scan {
+    /// Reads `collection`. What `expiries` may have taken at `cutoff` (milliseconds since the epoch) does not count as
+    /// lasting.
+    pub(super) async fn of(
+        server: &Server,
+        collection: &str,
+        order: Order,
+        expiries: Vec<Expiry>,
+        cutoff: i64,
+    ) -> Result<Self, CursorError> {
+        let mut adder = Adder::new(order, expiries, cutoff);
+        let consume = move |batches: super::drain::Batches| {
+            batches.for_each(|document, _| {
+                adder.add(document);
+                Ok(())
+            })?;
+            Ok(adder.finish())
+        };
+        drain(server, collection, consume).await
+    }
+
+    /// The same of a data file. Blocking.
+    fn of_file(data: impl Read, order: Order, expiries: Vec<Expiry>, cutoff: i64) -> Result<Self, String> {
+        let mut adder = Adder::new(order, expiries, cutoff);
+        let mut documents = DocumentReader::new(data);
+        while let Some((document, _)) = documents.read().map_err(|e| e.to_string())? {
+            adder.add(document);
+        }
+        Ok(adder.finish())
+    }
+}
+
+struct Adder {
+    expiries: Vec<Expiry>,
+    cutoff: i64,
+    all: (u64, u64, ContentHasher),
+    lasting: (u64, u64, ContentHasher),
+}
+
+impl Adder {
+    fn new(order: Order, expiries: Vec<Expiry>, cutoff: i64) -> Self {
+        let empty = || (0, 0, ContentHasher::new(order));
+        Self { expiries, cutoff, all: empty(), lasting: empty() }
+    }
+
+    fn add(&mut self, document: &[u8]) {
+        let count = |sum: &mut (u64, u64, ContentHasher)| {
+            sum.0 += 1;
+            sum.1 += document.len() as u64;
+            sum.2.add(document);
+        };
+        count(&mut self.all);
+        if !self.expiries.is_empty() && !self.expiries.iter().any(|e| e.may_have_taken(document, self.cutoff)) {
+            count(&mut self.lasting);
+        }
+    }
+
+    fn finish(self) -> Scan {
+        let sum =
+            |(documents, bytes, hasher): (u64, u64, ContentHasher)| Sum { documents, bytes, content: hasher.finish() };
+        Scan { all: sum(self.all), lasting: sum(self.lasting) }
+    }
+}
+
+/// How the documents differ from those of the backup, in words.
+pub(super) fn differences(entry: &Collection, found: &Sum) -> Option<String> {
+    if found.documents != entry.documents {
+        return Some(format!("{} documents instead of {}", found.documents, entry.documents));
+    }
+    if found.bytes != entry.bson_bytes {
+        return Some(format!("{} bytes of documents instead of {}", found.bytes, entry.bson_bytes));
+    }
+    (Some(found.content) != entry.content).then(|| "the same number of documents, with other content".to_owned())
+}
+
+/// See [`crate::source::Source::check`].
+pub(super) async fn check(server: &Server, unit: &RestoreUnit) -> Result<Vec<String>, SourceError> {
+    let contents = staged::contents(unit, server.database())?;
+    let definitions = staged::definitions(unit, contents).await?;
+    let live = catalog::list(server).await?.live;
+    let mut out = Vec::new();
+    for name in live.keys().filter(|n| !contents.collections.iter().any(|c| c.name == **n)) {
+        out.push(format!("{name} is there and is not in the backup"));
+    }
+    for definition in &definitions {
+        let name = &definition.entry.name;
+        unit.progress.set_subject(name);
+        let Some(namespace) = live.get(name) else {
+            out.push(format!("{name} is missing"));
+            continue;
+        };
+        let Some((options, indexes)) = catalog::definition(server, name, namespace).await? else {
+            out.push(format!("{name} is missing"));
+            continue;
+        };
+        let digest = definition_digest(&options, &indexes, namespace.kind);
+        if digest.ok() != Some(definition.entry.definition) {
+            out.push(format!("{name}: other options or indexes than in the backup"));
+        }
+        if namespace.kind == definition.entry.kind
+            && let Some(difference) = data_difference(server, definition).await?
+        {
+            out.push(format!("{name}: {difference}"));
+        }
+    }
+    Ok(out)
+}
+
+async fn data_difference(server: &Server, definition: &Definition) -> Result<Option<String>, SourceError> {
+    let (entry, Some(path)) = (&definition.entry, &definition.data) else { return Ok(None) };
+    let order = entry.content.map_or(Order::Multiset, |c| c.order);
+    let prefix = if entry.kind == CollectionType::Timeseries { BUCKETS_PREFIX } else { "" };
+    let collection = format!("{prefix}{}", entry.name);
+    let expiries = collection_expiries(&definition.metadata).map_err(|e| SourceError::Invalid(e.to_string()))?;
+    let begun = Instant::now();
+    let cutoff = server.now().await?.saturating_add(EXPIRY_MARGIN_MS);
+    let scan = Scan::of(server, &collection, order, expiries.clone(), cutoff).await;
+    let live = scan.map_err(|e| e.explain(server, &format!("read {}", entry.name)))?;
+    let difference = differences(entry, &live.all);
+    if difference.is_none() || expiries.is_empty() || live.all.documents > entry.documents {
+        return Ok(difference);
+    }
+    // Some may have expired since the swap: what cannot have expired must be all there.
+    let path = path.clone();
+    let scan =
+        move || staged::open(&path).map_err(|e| e.to_string()).and_then(|f| Scan::of_file(f, order, expiries, cutoff));
+    let wanted = tokio::task::spawn_blocking(scan).await.map_err(|e| panicked(&e))?.map_err(SourceError::Invalid)?;
+    let in_time = i64::try_from(begun.elapsed().as_millis()).is_ok_and(|ms| ms < EXPIRY_MARGIN_MS);
+    Ok(difference.filter(|_| !in_time || wanted.lasting != live.lasting))
+}

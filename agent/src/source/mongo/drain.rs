@@ -1,0 +1,95 @@
+//! Reads a whole collection as raw reply batches, in natural order, on to a blocking thread.
+
+use futures::StreamExt as _;
+use mongodb::raw_batch_cursor::RawBatch;
+use prexor_format::bson::{DocBuilder, Elements, Walked, kind, walk};
+use tokio::{sync::mpsc, task::JoinError};
+
+use super::server::{CursorError, Server};
+use crate::source::SourceError;
+
+/// Batches (of up to 16 MiB) that may wait for the blocking thread.
+const BATCHES_IN_FLIGHT: usize = 1;
+
+/// The blocking thread's end.
+#[derive(Debug)]
+pub(super) struct Batches {
+    /// `None` says that the cursor came to its end; a closed channel alone says that reading was given up.
+    rx: mpsc::Receiver<Option<RawBatch>>,
+}
+
+impl Batches {
+    /// Hands over every document, walked to its leaves. Blocking.
+    pub(super) fn for_each(
+        mut self,
+        mut take: impl FnMut(&[u8], Walked) -> Result<(), SourceError>,
+    ) -> Result<(), SourceError> {
+        loop {
+            let Some(batch) = self.rx.blocking_recv().ok_or(SourceError::Cancelled)? else { return Ok(()) };
+            for document in batch_documents(&batch)? {
+                let document = document?;
+                let walked = walk(document).map_err(|e| malformed(&e.to_string()))?;
+                take(document, walked)?;
+            }
+        }
+    }
+}
+
+/// Reads `collection` to its end while `consume` runs on a blocking thread. Memory is bounded by a few batches.
+///
+/// When the returned future is dropped, `consume` sees its batches end with `Cancelled`.
+pub(super) async fn drain<T: Send + 'static>(
+    server: &Server,
+    collection: &str,
+    consume: impl FnOnce(Batches) -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, CursorError> {
+    let mut natural = DocBuilder::new();
+    natural.int32("$natural", 1);
+    let mut command = DocBuilder::new();
+    command
+        .string("find", collection)
+        .document("hint", &natural.finish())
+        // A slow receiver may hold us up for longer than the ten minutes after which idle cursors end.
+        .boolean("noCursorTimeout", true);
+    let mut cursor = server.cursor(command.finish()).await?;
+    let (tx, rx) = mpsc::channel(BATCHES_IN_FLIGHT);
+    let consumer = tokio::task::spawn_blocking(move || consume(Batches { rx }));
+    loop {
+        let batch = cursor.next().await.transpose().map_err(CursorError::Driver)?;
+        let ended = batch.is_none();
+        // A consumer that is gone has failed: its result says why.
+        if tx.send(batch).await.is_err() || ended {
+            break;
+        }
+    }
+    consumer.await.map_err(|e| CursorError::Source(panicked(&e)))?.map_err(CursorError::Source)
+}
+
+/// The documents of a reply, as slices of it.
+pub(super) fn batch_documents(
+    batch: &RawBatch,
+) -> Result<impl Iterator<Item = Result<&[u8], SourceError>>, SourceError> {
+    let cursor = Elements::find(batch.as_raw_document().as_bytes(), "cursor").and_then(|c| c.as_document());
+    let cursor = cursor.ok_or_else(|| malformed("no cursor in the reply"))?;
+    let documents = Elements::find(cursor, "firstBatch").or_else(|| Elements::find(cursor, "nextBatch"));
+    let documents = documents.and_then(|d| d.as_document()).ok_or_else(|| malformed("no batch in the reply"))?;
+    let elements = Elements::of(documents).map_err(|e| malformed(&e.to_string()))?;
+    Ok(elements.map(|e| match e {
+        Ok(e) if e.kind == kind::DOCUMENT => Ok(e.value),
+        Ok(_) => Err(malformed("something that is no document in a batch")),
+        Err(e) => Err(malformed(&e.to_string())),
+    }))
+}
+
+/// A blocking thread that did not come to its end.
+pub(super) fn panicked(error: &JoinError) -> SourceError {
+    if error.is_cancelled() {
+        SourceError::Cancelled
+    } else {
+        SourceError::Failed(format!("an internal error, please report it: {error}"))
+    }
+}
+
+fn malformed(what: &str) -> SourceError {
+    SourceError::Failed(format!("MongoDB sent what cannot be read: {what}"))
+}

@@ -1,0 +1,125 @@
+//! Brings a dump beside the live collections, under temporary names, and proves it equal to the manifest.
+
+use prexor_format::{
+    digest::Order,
+    manifest::CollectionType,
+    mongodump::{Metadata, definition_digest, without_expiry},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    MongoConfig, Server, catalog,
+    check::{Scan, differences},
+    define,
+    staged::{self, Definition},
+    swap,
+    temporary::Names,
+};
+use crate::{restore_unit::RestoreUnit, source::SourceError};
+
+const NOTE: &str = "mongo-prepared";
+
+/// What is ready to become live.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Prepared {
+    pub(super) collections: Vec<PreparedCollection>,
+}
+
+/// A collection under its temporary name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PreparedCollection {
+    pub(super) name: String,
+    pub(super) staged: String,
+    pub(super) uuid: String,
+}
+
+/// What an earlier [`prepare`] noted when it was done.
+pub(super) fn prepared(unit: &RestoreUnit) -> Result<Option<Prepared>, SourceError> {
+    unit.load_note(NOTE).map_err(|e| swap::note_failed(&e))
+}
+
+/// See [`crate::source::Source::prepare`].
+pub(super) async fn prepare(config: &MongoConfig, unit: &RestoreUnit) -> Result<(), SourceError> {
+    if swap::is_begun(unit)? {
+        return Ok(());
+    }
+    // Files first: a damaged dump is found before the server is touched.
+    let contents = staged::contents(unit, &config.database)?;
+    unit.progress.set_subject("checking the staged dump");
+    staged::verify(unit, contents).await?;
+    let definitions = staged::definitions(unit, contents).await?;
+
+    let server = Server::open(config).await?;
+    let names = Names::of(&unit.job_id);
+    let there = catalog::list(&server).await?;
+    if let Some(before) = prepared(unit)?
+        && before.collections.iter().all(|c| there.name_of(&c.uuid) == Some(&c.staged))
+    {
+        return Ok(());
+    }
+    for leftover in there.temporary.keys().filter(|n| names.owns(n)) {
+        define::drop(&server, leftover).await?;
+    }
+    unit.progress.set_total_bytes(contents.collections.iter().map(|c| c.bson_bytes).sum());
+    // Time series and views cannot be renamed: they are made when the others are swapped.
+    let renamed = definitions.iter().enumerate().filter(|(_, d)| d.entry.kind == CollectionType::Collection);
+    let staged: Vec<_> = renamed.map(|(n, definition)| (definition, names.staged(n))).collect();
+    for (definition, staged) in &staged {
+        build(&server, definition, staged, unit).await?;
+    }
+    let there = catalog::list(&server).await?;
+    let mut collections = Vec::new();
+    for (definition, staged) in staged {
+        let name = definition.entry.name.clone();
+        let made = there.temporary.get(&staged);
+        let (Some(made), Some(uuid)) = (made, made.and_then(|n| n.uuid.clone())) else {
+            return Err(SourceError::Failed(format!(
+                "{staged}, which held the restored {name}, was dropped by someone; the live data were not touched"
+            )));
+        };
+        let indexes = catalog::indexes(&server, &staged).await?.unwrap_or_default();
+        same_definition(&definition.metadata, &made.options, indexes)?;
+        collections.push(PreparedCollection { name, staged, uuid });
+    }
+    unit.save_note(NOTE, &Prepared { collections }).map_err(|e| swap::note_failed(&e))
+}
+
+async fn build(server: &Server, definition: &Definition, staged: &str, unit: &RestoreUnit) -> Result<(), SourceError> {
+    let (name, metadata) = (&definition.entry.name, &definition.metadata);
+    unit.progress.set_subject(name);
+    define::create(server, staged, &metadata.options).await?;
+    staged::load(server, definition, staged, &unit.progress).await?;
+    define::create_indexes(server, staged, &metadata.options, &metadata.indexes).await?;
+    let order = definition.entry.content.map_or(Order::Multiset, |c| c.order);
+    let found = Scan::of(server, staged, order, Vec::new(), 0).await.map_err(|e| e.explain(server, "read it back"))?;
+    match differences(&definition.entry, &found.all) {
+        None => Ok(()),
+        Some(what) => Err(SourceError::Failed(format!(
+            "the restored copy of {name} is not what the backup holds: {what}; the live data were not touched"
+        ))),
+    }
+}
+
+/// Compares options and indexes with those of the dump, expiry aside.
+fn same_definition(wanted: &Metadata, options: &[u8], indexes: Vec<Vec<u8>>) -> Result<(), SourceError> {
+    let name = &wanted.collection;
+    let malformed = |e| SourceError::Failed(format!("the options or indexes of {name} are malformed: {e}"));
+    let lasting = |doc: &[u8]| without_expiry(doc).map(|(doc, _)| doc).map_err(malformed);
+    let wanted = Metadata {
+        options: lasting(&wanted.options)?,
+        indexes: wanted.indexes.iter().map(|i| lasting(i)).collect::<Result<_, _>>()?,
+        ..wanted.clone()
+    };
+    let found = Metadata { options: options.to_vec(), indexes, ..wanted.clone() };
+    let digest = |m: &Metadata| definition_digest(&m.options, &m.indexes, m.kind).map_err(malformed);
+    if digest(&wanted)? == digest(&found)? {
+        return Ok(());
+    }
+    let text = |m: &Metadata| m.to_json().map(|j| String::from_utf8_lossy(&j).into_owned()).unwrap_or_default();
+    Err(SourceError::Failed(format!(
+        "this server made other options or indexes for {name} than the backup holds, is it of another version? wanted \
+         {}, got {}; the live data were not touched",
+        text(&wanted),
+        text(&found)
+    )))
+}

@@ -1,0 +1,241 @@
+//! One connection to the server: commands and cursors as bytes, and errors in words.
+
+use std::time::Duration;
+
+use bson::{Bson, Document, RawDocumentBuf, doc};
+use mongodb::{
+    Client, Database,
+    error::{Error, ErrorKind},
+    options::ClientOptions,
+    raw_batch_cursor::RawBatchCursor,
+};
+use prexor_format::bson::DocBuilder;
+
+use super::MongoConfig;
+use crate::source::SourceError;
+
+/// How long a server may take to answer at all. Both ends are in one data centre, most often on one host.
+const REACHABLE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long a majority may take to have a write (law L18); without a limit a missing member hangs us for ever.
+const MAJORITY_WITHIN_MS: i32 = 60_000;
+
+/// `NamespaceNotFound`
+pub(super) const NAMESPACE_NOT_FOUND: i32 = 26;
+/// `QueryPlanKilled`: what an open cursor says when its collection is dropped.
+pub(super) const QUERY_PLAN_KILLED: i32 = 175;
+const UNAUTHORIZED: i32 = 13;
+const AUTHENTICATION_FAILED: i32 = 18;
+const OUT_OF_DISK_SPACE: i32 = 14031;
+
+/// The configured database on a server that answers.
+#[derive(Debug)]
+pub(super) struct Server {
+    client: Client,
+    db: Database,
+    /// `127.0.0.1:27017`, or several with commas.
+    pub(super) place: String,
+    /// `version` of buildInfo.
+    pub(super) version: String,
+    /// Absent on a standalone.
+    pub(super) replica_set: Option<String>,
+}
+
+impl Server {
+    /// Connects, authenticates, and asks the server what it is.
+    pub(super) async fn open(config: &MongoConfig) -> Result<Self, SourceError> {
+        let name = &config.database;
+        if name.is_empty() || name.len() > 63 || name.contains(['/', '\\', '.', ' ', '"', '$', '\0']) {
+            return Err(SourceError::Invalid(format!("'{name}' is no name of a MongoDB database")));
+        }
+        let mut options = ClientOptions::parse(&config.uri).await.map_err(|e| bad_uri(&e))?;
+        options.server_selection_timeout = Some(REACHABLE_WITHIN);
+        options.connect_timeout = Some(REACHABLE_WITHIN);
+        options.app_name = Some("prexor-agent".to_owned());
+        let place = options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let client = Client::with_options(options).map_err(|e| bad_uri(&e))?;
+        let mut server = Self { db: client.database(name), client, place, version: String::new(), replica_set: None };
+        let hello = server.ask(doc! { "hello": 1 }).await?;
+        if hello.get_str("msg").is_ok_and(|m| m == "isdbgrid") {
+            return Err(SourceError::Failed(format!(
+                "{} is a mongos: sharded clusters cannot be backed up with this product, point the agent at a replica set",
+                server.place
+            )));
+        }
+        server.replica_set = hello.get_str("setName").ok().map(str::to_owned);
+        server.version = server.ask(doc! { "buildInfo": 1 }).await?.get_str("version").unwrap_or("?").to_owned();
+        Ok(server)
+    }
+
+    /// The database's name.
+    pub(super) fn database(&self) -> &str {
+        self.db.name()
+    }
+
+    /// `database prexorcloud on 127.0.0.1:27017`
+    pub(super) fn target(&self) -> String {
+        format!("database {} on {}", self.database(), self.place)
+    }
+
+    /// Runs a command that reads.
+    pub(super) async fn ask(&self, command: Document) -> Result<Document, SourceError> {
+        let doing = command.keys().next().cloned().unwrap_or_default();
+        self.db.run_command(command).await.map_err(|e| self.explain(&e, &doing))
+    }
+
+    /// Runs a command on `admin` that reads; `None` when it fails, which callers can live with.
+    pub(super) async fn ask_admin(&self, command: Document) -> Option<Document> {
+        self.client.database("admin").run_command(command).await.ok()
+    }
+
+    /// Runs a command that writes, with majority; `command` lacks its write concern. `doing` completes "cannot".
+    pub(super) async fn write(&self, command: DocBuilder, doing: &str) -> Result<(), SourceError> {
+        self.write_to(&self.db, command, doing).await
+    }
+
+    /// As [`Self::write`], on `admin`.
+    pub(super) async fn write_admin(&self, command: DocBuilder, doing: &str) -> Result<(), SourceError> {
+        self.write_to(&self.client.database("admin"), command, doing).await
+    }
+
+    async fn write_to(&self, db: &Database, mut command: DocBuilder, doing: &str) -> Result<(), SourceError> {
+        let mut concern = DocBuilder::new();
+        concern.string("w", "majority").int32("wtimeout", MAJORITY_WITHIN_MS);
+        command.document("writeConcern", &concern.finish());
+        let reply = db.run_raw_command(raw(command.finish())?).await.map_err(|e| self.explain(&e, doing))?;
+        match refusal(&reply) {
+            None => Ok(()),
+            Some((code, message)) => Err(self.by_code(code, &message, doing)),
+        }
+    }
+
+    /// Opens a cursor that hands over reply batches as they came.
+    pub(super) async fn cursor(&self, command: Vec<u8>) -> Result<RawBatchCursor, CursorError> {
+        let command = raw(command).map_err(CursorError::Source)?;
+        self.db.run_raw_cursor_command(command).batch().await.map_err(CursorError::Driver)
+    }
+
+    /// The server's clock, in milliseconds since the epoch.
+    pub(super) async fn now(&self) -> Result<i64, SourceError> {
+        let hello = self.ask(doc! { "hello": 1 }).await?;
+        hello
+            .get_datetime("localTime")
+            .map(|t| t.timestamp_millis())
+            .map_err(|_| SourceError::Failed(format!("{} does not tell its time in its reply to hello", self.place)))
+    }
+
+    /// An error of the driver in our words. `doing` completes "cannot".
+    pub(super) fn explain(&self, error: &Error, doing: &str) -> SourceError {
+        match error.kind.as_ref() {
+            ErrorKind::Authentication { .. } => self.denied(),
+            ErrorKind::Command(e) => self.by_code(e.code, &e.message, doing),
+            ErrorKind::Io(e) => {
+                SourceError::Unavailable(format!("the connection to MongoDB at {} broke: {e}", self.place))
+            }
+            ErrorKind::ServerSelection { .. } | ErrorKind::ConnectionPoolCleared { .. } => self.unreachable(error),
+            _ => SourceError::Failed(format!("{}: cannot {doing}: {error}", self.target())),
+        }
+    }
+
+    fn by_code(&self, code: i32, message: &str, doing: &str) -> SourceError {
+        match code {
+            AUTHENTICATION_FAILED => self.denied(),
+            UNAUTHORIZED => SourceError::Denied(format!(
+                "the account in the MongoDB URI may not {doing} on {}: grant it the roles backup, restore and \
+                 readWrite ({message})",
+                self.target()
+            )),
+            OUT_OF_DISK_SPACE => {
+                SourceError::NoSpace(format!("the disk of MongoDB at {} is full: cannot {doing}", self.place))
+            }
+            // NotWritablePrimary, InterruptedAtShutdown, PrimarySteppedDown, ShutdownInProgress, ...DueToReplStateChange
+            10107 | 13435 | 11600 | 189 | 91 | 11602 => SourceError::Unavailable(format!(
+                "MongoDB at {} has no primary at this moment: cannot {doing}, try again ({message})",
+                self.place
+            )),
+            _ => SourceError::Failed(format!("{}: cannot {doing}: {message} (code {code})", self.target())),
+        }
+    }
+
+    fn denied(&self) -> SourceError {
+        SourceError::Denied(format!(
+            "MongoDB at {} refuses the user or password: check database.uri in controller.yml or mongo.uri in the \
+             agent's config",
+            self.place
+        ))
+    }
+
+    fn unreachable(&self, error: &Error) -> SourceError {
+        // The driver reports a refused password of a pooled connection as a server that cannot be selected.
+        if error.to_string().contains("Authentication failed") {
+            return self.denied();
+        }
+        SourceError::Unavailable(format!(
+            "MongoDB at {} does not answer within {} seconds: check that it runs, and the address in database.uri in \
+             controller.yml or mongo.uri in the agent's config",
+            self.place,
+            REACHABLE_WITHIN.as_secs()
+        ))
+    }
+}
+
+/// Why a cursor could not be opened or read, kept apart so that callers can tell a dropped collection.
+#[derive(Debug)]
+pub(super) enum CursorError {
+    /// What the driver says.
+    Driver(Error),
+    /// Anything of our own.
+    Source(SourceError),
+}
+
+impl CursorError {
+    /// Whether it says that the collection is gone.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Driver(e) if matches!(code(e), Some(NAMESPACE_NOT_FOUND | QUERY_PLAN_KILLED)))
+    }
+
+    /// In our words.
+    pub(super) fn explain(self, server: &Server, doing: &str) -> SourceError {
+        match self {
+            Self::Driver(e) => server.explain(&e, doing),
+            Self::Source(e) => e,
+        }
+    }
+}
+
+/// The code of a command's error.
+fn code(error: &Error) -> Option<i32> {
+    match error.kind.as_ref() {
+        ErrorKind::Command(e) => Some(e.code),
+        _ => None,
+    }
+}
+
+/// What a reply with `ok: 1` refuses all the same: single documents, or to wait for the majority.
+fn refusal(reply: &Document) -> Option<(i32, String)> {
+    let first = reply.get_array("writeErrors").ok().and_then(|e| e.first().and_then(Bson::as_document));
+    let error = first.or_else(|| reply.get_document("writeConcernError").ok())?;
+    let code = error.get_i32("code").unwrap_or_default();
+    Some((code, error.get_str("errmsg").unwrap_or("no reason given").to_owned()))
+}
+
+/// The driver's text may repeat parts of the URI, so it is not shown.
+fn bad_uri(error: &Error) -> SourceError {
+    match error.kind.as_ref() {
+        ErrorKind::DnsResolve { .. } => SourceError::Unavailable(
+            "the host name in the MongoDB URI cannot be resolved: check database.uri in controller.yml or mongo.uri in \
+             the agent's config"
+                .to_owned(),
+        ),
+        _ => SourceError::Invalid(
+            "the MongoDB URI cannot be understood (not shown, it may hold a password): check database.uri in \
+             controller.yml or mongo.uri in the agent's config; special characters in user and password are written \
+             %XX"
+                .to_owned(),
+        ),
+    }
+}
+
+fn raw(bytes: Vec<u8>) -> Result<RawDocumentBuf, SourceError> {
+    RawDocumentBuf::from_bytes(bytes).map_err(|e| SourceError::Failed(format!("a command of ours is no BSON: {e}")))
+}

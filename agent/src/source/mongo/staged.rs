@@ -1,0 +1,113 @@
+//! The dump that was staged in a unit.
+
+use std::{
+    fs::File,
+    io::{BufReader, Read as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use prexor_format::{
+    bson::DocumentReader,
+    gzip,
+    manifest::{Collection, Contents, MongoContents},
+    mongodump::{Metadata, verify_dump},
+};
+
+use super::{Server, drain::panicked, insert::insert};
+use crate::{restore_unit::RestoreUnit, sink::Progress, source::SourceError};
+
+/// Bytes read from disk, and from gzip, at once.
+const BUFFER: usize = 256 << 10;
+
+/// A namespace as the dump has it.
+#[derive(Debug, Clone)]
+pub(super) struct Definition {
+    pub(super) entry: Collection,
+    pub(super) metadata: Metadata,
+    /// Where the data lie on this host.
+    pub(super) data: Option<PathBuf>,
+}
+
+/// The unit's contents, when they are a dump of this database.
+pub(super) fn contents<'u>(unit: &'u RestoreUnit, database: &str) -> Result<&'u MongoContents, SourceError> {
+    let Contents::Mongo(contents) = &unit.artifact.contents else {
+        return Err(SourceError::Invalid(format!("artifact {} is no MongoDB dump", unit.artifact.id)));
+    };
+    match contents.collections.iter().find(|c| c.database != database) {
+        Some(other) => Err(SourceError::Invalid(format!(
+            "the backup holds database {}, this agent is configured for {database}: set database.database in \
+             controller.yml or mongo.database in the agent's config",
+            other.database
+        ))),
+        None => Ok(contents),
+    }
+}
+
+/// Walks every staged file and compares it with the manifest.
+pub(super) async fn verify(unit: &RestoreUnit, contents: &MongoContents) -> Result<(), SourceError> {
+    let (unit, contents) = (unit.clone(), contents.clone());
+    let walk = move || {
+        verify_dump(&contents, |path| Ok(BufReader::with_capacity(BUFFER, File::open(unit.staged_path(path))?)))
+    };
+    let report = tokio::task::spawn_blocking(walk).await.map_err(|e| panicked(&e))?;
+    match &report.problems[..] {
+        [] => Ok(()),
+        [first, rest @ ..] => Err(SourceError::Invalid(format!(
+            "{} of the staged dump: {}{}; nothing was changed",
+            first.path,
+            first.what,
+            if rest.is_empty() { String::new() } else { format!(" (and {} more)", rest.len()) }
+        ))),
+    }
+}
+
+/// Reads all metadata files.
+pub(super) async fn definitions(unit: &RestoreUnit, contents: &MongoContents) -> Result<Vec<Definition>, SourceError> {
+    let (unit, collections) = (unit.clone(), contents.collections.clone());
+    let read = move || {
+        let one = |entry: Collection| {
+            let mut json = Vec::new();
+            open(&unit.staged_path(&entry.metadata_path))
+                .and_then(|mut f| f.read_to_end(&mut json))
+                .map_err(|e| unreadable(&entry.metadata_path, &e))?;
+            let metadata = Metadata::from_json(&json, "").map_err(|e| unreadable(&entry.metadata_path, &e))?;
+            let data = entry.data_path.as_ref().map(|p| unit.staged_path(p));
+            Ok(Definition { entry, metadata, data })
+        };
+        collections.into_iter().map(one).collect()
+    };
+    tokio::task::spawn_blocking(read).await.map_err(|e| panicked(&e))?
+}
+
+/// Inserts the staged documents of `definition` into `target`.
+pub(super) async fn load(
+    server: &Server,
+    definition: &Definition,
+    target: &str,
+    progress: &Arc<Progress>,
+) -> Result<(), SourceError> {
+    let Some(path) = definition.data.clone() else { return Ok(()) };
+    let name = definition.entry.name.clone();
+    insert(server, target, definition.metadata.is_capped(), progress, |mut batcher| async move {
+        let read = move || {
+            let mut documents = DocumentReader::new(open(&path).map_err(|e| unreadable(&name, &e))?);
+            while let Some((document, walked)) = documents.read().map_err(|e| unreadable(&name, &e))? {
+                batcher.add(document, walked)?;
+            }
+            batcher.finish()
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|e| panicked(&e))?
+    })
+    .await
+}
+
+/// A staged file's content, uncompressed.
+pub(super) fn open(path: &Path) -> std::io::Result<impl std::io::Read + use<>> {
+    let stored = BufReader::with_capacity(BUFFER, File::open(path)?);
+    Ok(BufReader::with_capacity(BUFFER, gzip::reader(stored)))
+}
+
+fn unreadable(what: &str, error: &dyn std::fmt::Display) -> SourceError {
+    SourceError::Invalid(format!("the staged {what} cannot be read: {error}"))
+}
