@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Duration,
@@ -12,14 +11,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    dataset,
+    dataset::{self, DATABASE, Layout, Site, Size},
     equality::Snapshot,
     resp::Resp,
     servers::{self, Mongod, PATIENCE, Valkey, free_port, wait_until},
 };
-
-/// The database of the tests.
-pub const DATABASE: &str = "prexorcloud";
 
 /// A running cluster. Its processes end when it is dropped.
 #[derive(Debug)]
@@ -94,7 +90,8 @@ impl From<Output> for Said {
 pub fn program(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("a test knows its own path");
     let deps = exe.parent().expect("a program lies in a directory");
-    let profile = if deps.ends_with("deps") { deps.parent().expect("deps lies in the profile's directory") } else { deps };
+    let profile =
+        if deps.ends_with("deps") { deps.parent().expect("deps lies in the profile's directory") } else { deps };
     let path = profile.join(name);
     assert!(path.exists(), "{} is not there: run `cargo build --release --workspace`, or tests/run", path.display());
     path
@@ -104,24 +101,39 @@ impl Cluster {
     /// Servers with PrexorCloud-like data, and everything enrolled.
     pub async fn start() -> Self {
         let cluster = Self::enrolled(true).await;
-        dataset::fill(&cluster.mongod.client().await, DATABASE, cluster.resp().as_mut(), &cluster.root())
-            .await
-            .expect("data");
-        cluster.write_controller_yml();
+        cluster.fill().await;
         cluster
     }
 
     /// As [`Cluster::start`], for an installation without Valkey.
     pub async fn start_without_valkey() -> Self {
         let cluster = Self::enrolled(false).await;
-        dataset::fill(&cluster.mongod.client().await, DATABASE, None, &cluster.root()).await.expect("data");
-        cluster.write_controller_yml();
+        cluster.fill().await;
         cluster
+    }
+
+    async fn fill(&self) {
+        let client = self.mongod.client().await;
+        let mut resp = self.resp().await;
+        dataset::fill(&client, DATABASE, resp.as_mut(), &self.root(), &self.site(), Size::SMALL).await.expect("data");
+    }
+
+    fn site(&self) -> Site {
+        Site {
+            layout: Layout::Guide,
+            mongo_uri: self.mongod.uri(),
+            database: DATABASE.to_owned(),
+            valkey_uri: self.valkey.as_ref().map(Valkey::uri),
+        }
     }
 
     async fn enrolled(with_valkey: bool) -> Self {
         let mongod = Mongod::builder().replica_set().auth().start().await;
-        let valkey = if with_valkey { Some(Valkey::builder().append_only().password("valkey-secret").start().await) } else { None };
+        let valkey = if with_valkey {
+            Some(Valkey::builder().append_only().password("valkey-secret").start().await)
+        } else {
+            None
+        };
         let dir = tempfile::tempdir().expect("a scratch directory");
         let mut cluster = Self {
             dir,
@@ -163,23 +175,24 @@ impl Cluster {
     }
 
     /// A connection to Valkey that reads everything.
-    pub fn resp(&self) -> Option<Resp> {
-        self.valkey.as_ref().map(|v| Resp::connect(&v.uri()).expect("Valkey answers"))
+    pub async fn resp(&self) -> Option<Resp> {
+        match &self.valkey {
+            Some(valkey) => Some(valkey.client().await),
+            None => None,
+        }
     }
 
     /// All data as it is now; `logs` and law L8's markers are left out.
     pub async fn snapshot(&self) -> Snapshot {
         let client = self.mongod.client().await;
-        match self.resp() {
-            Some(mut resp) => Snapshot::take(&client, DATABASE, &mut resp, &self.root(), &["logs"]).await,
-            None => Snapshot::take_without_valkey(&client, DATABASE, &self.root(), &["logs"]).await,
-        }
-        .expect("a snapshot")
+        Snapshot::take(&client, DATABASE, self.resp().await.as_mut(), &self.root(), dataset::EXCLUDED)
+            .await
+            .expect("a snapshot")
     }
 
     /// Drops the database, flushes Valkey and removes the controller's root, all but its logs.
     pub async fn destroy(&self) {
-        dataset::destroy(&self.mongod.client().await, DATABASE, self.resp().as_mut(), &self.root(), &["logs"])
+        dataset::destroy(&self.mongod.client().await, DATABASE, self.resp().await.as_mut(), &self.root())
             .await
             .expect("destruction");
     }
@@ -257,15 +270,7 @@ impl Cluster {
 
     /// Writes the configuration with which PrexorCloud's controller would start, and the agent finds everything.
     pub fn write_controller_yml(&self) {
-        let redis = self.valkey.as_ref().map_or("null".to_owned(), |v| format!("'{}'", v.uri()));
-        let text = format!(
-            "uuid: 7d3c1f6a-0000-4000-8000-000000000001\ncluster:\n  id: test-cluster\ndatabase:\n  uri: '{}'\n  \
-             database: {DATABASE}\nredis:\n  uri: {redis}\n",
-            self.mongod.uri()
-        );
-        let path = self.root().join("config/controller.yml");
-        fs::write(&path, text).expect("controller.yml");
-        fs::set_permissions(path, fs::Permissions::from_mode(0o640)).expect("a mode");
+        dataset::write_controller_yml(&self.root(), &self.site()).expect("controller.yml");
     }
 
     fn write_coordinator_config(&self) {

@@ -2,6 +2,7 @@
 //!
 //! It knows the servers and the data, and nothing of our own daemons.
 
+pub mod cluster;
 pub mod dataset;
 pub mod equality;
 pub mod resp;

@@ -57,6 +57,26 @@ pub fn files(root: &Path, site: &Site, size: Size) -> Result<()> {
     tree.own_and_age()
 }
 
+/// Writes `config/controller.yml`, from which an agent learns where everything is.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_controller_yml(root: &Path, site: &Site) -> Result<()> {
+    let redis = site.valkey_uri.as_ref().map_or(String::new(), |uri| format!("redis:\n  uri: \"{uri}\"\n"));
+    let text = format!(
+        "# Written by the installer.\nuuid: {CONTROLLER_UUID}\nhttp:\n  port: 8080\ndatabase:\n  uri: \"{}\"\n  \
+         database: {}\n{redis}cluster:\n  id: {CLUSTER_ID}\nsecurity:\n  jwtSecret: {}\nmodules:\n  directory: \
+         data/modules\n  dataDirectory: data/modules\n",
+        site.mongo_uri,
+        site.database,
+        Numbers::new(0x7017).hex::<32>()
+    );
+    let path = root.join("config/controller.yml");
+    fs::create_dir_all(root.join("config"))?;
+    fs::write(&path, text).with_context(|| path.display().to_string())?;
+    Ok(fs::set_permissions(path, Permissions::from_mode(0o640))?)
+}
+
 /// Removes the tree but not the runtime logs; leaves things that no backup knows.
 ///
 /// # Errors
@@ -101,16 +121,7 @@ impl Tree<'_> {
             Layout::Guide => "data/certs",
             Layout::Later => "config/security",
         };
-        let redis = site.valkey_uri.as_ref().map_or(String::new(), |uri| format!("redis:\n  uri: \"{uri}\"\n"));
-        let text = format!(
-            "# Written by the installer.\nuuid: {CONTROLLER_UUID}\nhttp:\n  port: 8080\ndatabase:\n  uri: \"{}\"\n  \
-             database: {}\n{redis}cluster:\n  id: {CLUSTER_ID}\nsecurity:\n  jwtSecret: {}\nmodules:\n  directory: \
-             data/modules\n  dataDirectory: data/modules\n",
-            site.mongo_uri,
-            site.database,
-            self.numbers.hex::<32>()
-        );
-        self.write("config/controller.yml", 0o640, text.as_bytes())?;
+        write_controller_yml(self.root, site)?;
         self.write("config/logback.xml", 0o644, b"<configuration/>\n")?;
         let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", self.numbers.hex::<300>());
         self.write(format!("{certs}/ca.pem"), 0o644, pem.as_bytes())?;
