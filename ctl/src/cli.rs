@@ -13,11 +13,11 @@ use crate::exit;
 
 /// Backs up and restores PrexorCloud clusters.
 #[derive(Debug, Parser)]
-#[command(name = "prexorctl", version, after_help = exit::HELP, max_term_width = 80, subcommand_required = true)]
+#[command(name = "prexorctl", version, after_help = exit::help(), max_term_width = 80, subcommand_required = true)]
 #[command(arg_required_else_help = true, disable_help_subcommand = true)]
 pub struct Cli {
     /// Print JSON for programs, errors included
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 100)]
     pub json: bool,
     /// What to do.
     #[command(subcommand)]
@@ -60,7 +60,7 @@ pub enum BackupVerb {
     /// Make a backup; the live data is only read
     Create {
         /// Why, for those who read the list later
-        #[arg(long, default_value = "", hide_default_value = true)]
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         description: String,
         /// What to capture [default: everything there is]
         #[arg(long, value_delimiter = ',', value_name = "mongo,valkey,filesystem")]
@@ -161,10 +161,10 @@ pub enum TokenVerb {
     /// Make a token, good for enrolling once; it is shown once
     Create {
         /// Why, for the audit trail
-        #[arg(long, default_value = "", hide_default_value = true)]
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         description: String,
         /// How long it is good: 30m, 1h, 2d
-        #[arg(long, default_value = "1h", value_parser = parse_ttl)]
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_ttl)]
         ttl: Duration,
         /// What it enrols
         #[arg(long, value_enum, default_value_t = TokenRole::Agent)]
@@ -310,7 +310,7 @@ mod tests {
             ("prexorctl backup create --scope ", "filesystem"),
             ("prexorctl restore latest --before yesterday", "2026-05-10"),
             ("prexorctl token create --ttl 0h", "30m"),
-            ("prexorctl token create --ttl -1h", "--ttl"),
+            ("prexorctl token create --ttl=-1h", "30m"),
             ("prexorctl token create --node ../x", "not a node name"),
             ("prexorctl restore", "ID|latest"),
             ("prexorctl completion tcsh", "bash"),

@@ -35,8 +35,9 @@ pub async fn ask(printer: &Printer, question: &str, default: Option<&str>) -> Re
 /// # Errors
 /// When there is no answer.
 pub async fn ask_secret(printer: &Printer, question: &str) -> Result<String, Failure> {
-    printer.question(&format!("{question}:"));
+    // Hidden before it is asked for: those who type fast are not shown either.
     let hidden = Hidden::new();
+    printer.question(&format!("{question}:"));
     let answer = read_line().await;
     drop(hidden);
     printer.note("");

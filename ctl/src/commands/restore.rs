@@ -46,10 +46,6 @@ struct DoneStep {
 /// When the plan is refused, nobody said yes, or the restore did not succeed.
 pub async fn run(printer: &Printer, args: RestoreArgs) -> Result<Exit, Failure> {
     let request = request(&args)?;
-    if !args.dry_run && !args.yes && !prompt::can_ask(printer) {
-        let message = "a restore replaces live data: it needs a yes, and there is nobody to ask";
-        return Err(Failure::usage(message).hint(Hint::Yes));
-    }
     let client = Client::connect().await?;
     let planned = client.call(request.clone(), |s, r| async move { s.restores().plan_restore(r).await }).await;
     let plan = planned.map_err(outcome::about_backup)?;
@@ -63,6 +59,11 @@ pub async fn run(printer: &Printer, args: RestoreArgs) -> Result<Exit, Failure> 
         return Err(refused(&plan));
     }
     if !args.yes {
+        if !prompt::can_ask(printer) {
+            let message =
+                format!("restoring {} replaces live data: that needs a yes, and nobody is asked here", plan.backup_id);
+            return Err(Failure::usage(message).hint(Hint::Yes));
+        }
         let question = format!("Type {} to replace the live data:", plan.backup_id);
         prompt::confirm_word(printer, &question, &plan.backup_id).await?;
     }

@@ -81,7 +81,8 @@ pub(super) fn write(args: &SetupArgs, node: &NodeName, cluster: &str) -> Result<
     let yaml = serde_saphyr::to_string(&config).map_err(Failure::contract)?;
     let text = format!(
         "# Written by `prexorctl setup`. MongoDB, Valkey and the files are found in PrexorCloud's controller.yml;\n\
-         # what is set here under mongo, valkey, filesystem and services wins.\n{yaml}"
+         # what is set here under mongo, valkey, filesystem and services wins.\n{}\n",
+        yaml.trim_end()
     );
     replace(&args.config, text.as_bytes())
         .map_err(|e| Failure::local(format!("cannot write {}: {e}", args.config.display())))
