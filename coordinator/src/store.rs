@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use jiff::civil::Date;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, local::LocalFileSystem};
+use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, local::LocalFileSystem};
 use prexor_format::{
     id::BackupId,
     manifest::{CHECKSUMS_FILE, MANIFEST_FILE},
@@ -128,7 +128,7 @@ impl Store {
         got.bytes().await.map_err(|e| error(&e, path))
     }
 
-    /// Streams a file, in pieces of a few kilobytes to a megabyte.
+    /// Streams a file, in pieces of a quarter of a megabyte or less.
     ///
     /// # Errors
     /// `NOT_FOUND` when it is not there; while streaming, when the store cannot be read.
@@ -136,10 +136,16 @@ impl Store {
         &self,
         id: &BackupId,
         path: &str,
-    ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + 'static, Error> {
+    ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + Unpin + use<>, Error> {
         let got = self.objects.get(&layout::key(id, path)?).await.map_err(|e| error(&e, path))?;
-        let path = path.to_owned();
-        Ok(got.into_stream().map(move |piece| piece.map_err(|e| error(&e, &path))))
+        Ok(match got.payload {
+            // An object store's own stream goes through local files in pieces of 8 KiB.
+            GetResultPayload::File(file, _) => local::pieces(file, path).boxed(),
+            GetResultPayload::Stream(stream) => {
+                let path = path.to_owned();
+                stream.map(move |piece| piece.map_err(|e| error(&e, &path))).boxed()
+            }
+        })
     }
 
     /// Everything in a backup's directory, temporary files and what has no business there included.

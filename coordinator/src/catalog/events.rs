@@ -28,14 +28,13 @@ impl Catalog {
     /// # Errors
     /// When the catalog cannot be read.
     pub async fn events(&self, job: &str, after: u64, limit: u32) -> Result<Vec<JobEvent>, Error> {
-        let rows = sqlx::query(
-            "SELECT seq, event FROM job_events WHERE job_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
-        )
-        .bind(job)
-        .bind(i64::try_from(after).unwrap_or(i64::MAX))
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
+        let rows =
+            sqlx::query("SELECT seq, event FROM job_events WHERE job_id = $1 AND seq > $2 ORDER BY seq LIMIT $3")
+                .bind(job)
+                .bind(i64::try_from(after).unwrap_or(i64::MAX))
+                .bind(i64::from(limit))
+                .fetch_all(&self.pool)
+                .await?;
         rows.iter()
             .map(|row| {
                 let event: JobEvent = decode(row.try_get("event")?)?;
@@ -46,12 +45,7 @@ impl Catalog {
 }
 
 /// Adds an event within a transaction that holds the write lock, so that its number is the next one.
-pub(super) async fn append(
-    tx: &mut SqliteConnection,
-    job: &str,
-    at: Timestamp,
-    event: Event,
-) -> Result<(), Error> {
+pub(super) async fn append(tx: &mut SqliteConnection, job: &str, at: Timestamp, event: Event) -> Result<(), Error> {
     let event = JobEvent { seq: 0, at: Some(time_to_wire(at)), event: Some(event) };
     sqlx::query(
         "INSERT INTO job_events (job_id, seq, event)

@@ -165,9 +165,8 @@ impl Catalog {
     /// `NOT_FOUND` when there is none.
     pub async fn job(&self, id: &str) -> Result<JobRow, Error> {
         let row = sqlx::query("SELECT * FROM jobs WHERE id = $1").bind(id).fetch_optional(&self.pool).await?;
-        let row = row.ok_or_else(|| {
-            Error::not_found(format!("there is no job '{id}': `prexorctl job list` shows them"))
-        })?;
+        let row =
+            row.ok_or_else(|| Error::not_found(format!("there is no job '{id}': `prexorctl job list` shows them")))?;
         job_row(&row)
     }
 
@@ -176,10 +175,8 @@ impl Catalog {
     /// # Errors
     /// When the catalog cannot be read.
     pub async fn job_of_request(&self, request_id: &str) -> Result<Option<JobRow>, Error> {
-        let row = sqlx::query("SELECT * FROM jobs WHERE request_id = $1")
-            .bind(request_id)
-            .fetch_optional(&self.pool)
-            .await?;
+        let row =
+            sqlx::query("SELECT * FROM jobs WHERE request_id = $1").bind(request_id).fetch_optional(&self.pool).await?;
         row.as_ref().map(job_row).transpose()
     }
 
@@ -216,10 +213,7 @@ fn busy(name: &str, holder: &Job) -> Error {
         JobKind::Restore => "a restore runs".to_owned(),
         _ => format!("another backup of {name} runs"),
     };
-    Error::new(
-        Reason::Busy,
-        format!("{doing} ({}): wait for it with `prexorctl job watch {}`", holder.id, holder.id),
-    )
+    Error::new(Reason::Busy, format!("{doing} ({}): wait for it with `prexorctl job watch {}`", holder.id, holder.id))
 }
 
 fn job_row(row: &SqliteRow) -> Result<JobRow, Error> {

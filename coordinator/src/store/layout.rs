@@ -1,7 +1,7 @@
 //! The one place that knows where in the store a file of a backup lies: `<id>/<path>`.
 
 use object_store::path::Path;
-use prexor_format::id::BackupId;
+use prexor_format::{id::BackupId, manifest::is_plain_path};
 use prexor_proto::reason::Reason;
 use uuid::Uuid;
 
@@ -9,23 +9,15 @@ use crate::error::Error;
 
 /// The longest name of one component, the limit of the file systems we write to.
 const MAX_COMPONENT: usize = 255;
-/// The longest path within a backup.
-const MAX_PATH: usize = 1024;
 
-/// Refuses every path that does not name a file below a backup's directory, in one spelling: components that are not
-/// empty, `.` or `..`, separated by `/`, without control characters or backslashes, and without the `#<digits>` ending
-/// that the store's temporary files have.
+/// Refuses every path that does not name a file below a backup's directory (see [`is_plain_path`]), that no file system
+/// takes, or that ends in `#<digits>` as the store's temporary files do.
 ///
 /// # Errors
 /// `DAMAGED`: whoever sent it is broken.
 pub fn check_path(path: &str) -> Result<(), Error> {
-    let component = |c: &str| !matches!(c, "" | "." | "..") && c.len() <= MAX_COMPONENT;
     let temporary = path.rsplit_once('#').is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-    let ok = path.len() <= MAX_PATH
-        && path.split('/').all(component)
-        && !path.chars().any(|c| c.is_control() || c == '\\')
-        && !temporary;
-    if ok {
+    if is_plain_path(path) && path.split('/').all(|c| c.len() <= MAX_COMPONENT) && !temporary {
         return Ok(());
     }
     Err(Error::new(Reason::Damaged, format!("'{}' is not a path within a backup", path.escape_default())))
@@ -51,13 +43,29 @@ mod tests {
 
     #[test]
     fn only_plain_relative_paths_pass() {
-        for good in ["mongo/prexorcloud/a%2Fb.bson.gz", "valkey/dump.rdb", "a b+c", "ä", "a#1b", "a#", "manifest.json"] {
+        for good in ["mongo/prexorcloud/a%2Fb.bson.gz", "valkey/dump.rdb", "a b+c", "ä", "a#1b", "a#", "manifest.json"]
+        {
             assert!(check_path(good).is_ok(), "{good}");
         }
         let (long, deep) = ("x".repeat(256), "a/".repeat(600) + "b");
         for bad in [
-            "", "/", "/etc/passwd", "a//b", "a/", "./a", "a/./b", "..", "../a", "a/../b", "a/..", "a\\b", "a\nb", "a\0b",
-            "mongo/x.bson#1", &long, &deep,
+            "",
+            "/",
+            "/etc/passwd",
+            "a//b",
+            "a/",
+            "./a",
+            "a/./b",
+            "..",
+            "../a",
+            "a/../b",
+            "a/..",
+            "a\\b",
+            "a\nb",
+            "a\0b",
+            "mongo/x.bson#1",
+            &long,
+            &deep,
         ] {
             assert!(check_path(bad).is_err(), "{bad:?}");
         }

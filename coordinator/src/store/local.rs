@@ -2,13 +2,17 @@
 //! (its own temporary ones), free space. All of it blocks.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::Path,
 };
 
+use bytes::Bytes;
 use prexor_format::{id::BackupId, manifest::MANIFEST_FILE};
 use prexor_proto::reason::Reason;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::Survey;
 use crate::error::Error;
@@ -30,6 +34,32 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|e| Err(Error::internal(format!("a task of the store ended badly: {e}"))))
+}
+
+/// Bytes of one piece of a file that is read.
+const PIECE: usize = 256 << 10;
+/// Pieces that are read ahead.
+const PIECES_AHEAD: usize = 2;
+
+/// Reads a file on a blocking thread. Dropping the stream ends the reading.
+pub(super) fn pieces(mut file: fs::File, path: &str) -> ReceiverStream<Result<Bytes, Error>> {
+    let (tx, rx) = mpsc::channel(PIECES_AHEAD);
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let mut piece = Vec::with_capacity(PIECE);
+            let read = file.by_ref().take(PIECE as u64).read_to_end(&mut piece);
+            let (piece, last) = match read {
+                Ok(0) => return,
+                Ok(_) => (Ok(Bytes::from(piece)), false),
+                Err(e) => (Err(error(&e, &path)), true),
+            };
+            if tx.blocking_send(piece).is_err() || last {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(rx)
 }
 
 /// An I/O error, with what it happened to.

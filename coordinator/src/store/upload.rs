@@ -38,11 +38,6 @@ impl Upload {
         Self { upload, path, rename, pending: Vec::new(), pending_bytes: 0, size: 0, hasher: Hasher::default() }
     }
 
-    /// The file's path within its backup.
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
     /// Adds bytes; waits for the disk.
     ///
     /// # Errors
@@ -75,10 +70,5 @@ impl Upload {
             objects.rename(&from, &to).await.map_err(|e| error(&e, &self.path))?;
         }
         Ok(StoredFile { path: self.path, size_bytes: self.size, sha256: self.hasher.finish() })
-    }
-
-    /// What has been written so far, as it would be described if the file ended here.
-    pub fn so_far(&self) -> StoredFile {
-        StoredFile { path: self.path.clone(), size_bytes: self.size, sha256: self.hasher.clone().finish() }
     }
 }

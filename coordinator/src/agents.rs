@@ -1,0 +1,116 @@
+//! Talking to agents: dialling them over mutual TLS, asking all of them at once, and an API of plain types over their
+//! RPCs. Besides `grpc` the only place that names tonic.
+//!
+//! A call that streams may take as long as it likes, as long as something moves: agents send a frame every second.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, stream};
+use prexor_certs::{
+    Credential,
+    tls::{Expected, client_config},
+};
+use prexor_format::id::NodeName;
+use prexor_proto::{agent::agent_service_client::AgentServiceClient, backup, convert::time_to_wire, reason::Reason};
+use prexor_transport::dial;
+
+use crate::{catalog::NodeRecord, error::Error};
+
+mod capture;
+mod client;
+mod failure;
+mod stage;
+
+pub use capture::{Capture, CaptureFrame};
+pub use client::{AgentClient, Verb, VerbEnd};
+
+/// How long an agent may keep us waiting.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// For the next frame of a stream, or for room to send one.
+    pub stall: Duration,
+    /// For an answer that only takes a look: inspect, probe.
+    pub look: Duration,
+    /// For the last word on staged files, which are synced to disk before it is given.
+    pub staged: Duration,
+    /// For a service to be stopped or started: above what a service manager itself waits.
+    pub service: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            stall: Duration::from_secs(60),
+            look: Duration::from_secs(20),
+            staged: Duration::from_secs(600),
+            service: Duration::from_secs(300),
+        }
+    }
+}
+
+/// How many agents are asked at once.
+const INSPECTIONS_AT_ONCE: usize = 64;
+
+/// The largest message an agent may send: what it says of a dump with very many collections fits.
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// Dials agents.
+#[derive(Debug, Clone)]
+pub struct Agents {
+    credential: Arc<Credential>,
+    timeouts: Timeouts,
+}
+
+impl Agents {
+    /// Dials with this credential.
+    pub fn new(credential: Arc<Credential>, timeouts: Timeouts) -> Self {
+        Self { credential, timeouts }
+    }
+
+    /// Connects to the agent of a node; whoever answers must prove to be that very node.
+    ///
+    /// # Errors
+    /// `AGENT_UNAVAILABLE` when it cannot be reached or is somebody else.
+    pub async fn connect(&self, node: &NodeRecord) -> Result<AgentClient, Error> {
+        self.dial(&node.name, &node.address).await
+    }
+
+    async fn dial(&self, node: &NodeName, address: &str) -> Result<AgentClient, Error> {
+        let expected =
+            Expected::Node { cluster: self.credential.identity().cluster().to_owned(), name: node.to_string() };
+        let tls = client_config(&self.credential, expected).map_err(|e| Error::internal(e.to_string()))?;
+        let channel = dial::channel(address, tls, dial::Timeouts::default()).await;
+        let channel = channel.map_err(|e| failure::of_dial(node, &e))?;
+        let client = AgentServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        Ok(AgentClient::new(node.clone(), client, self.timeouts))
+    }
+
+    /// Asks all these nodes at once what is on them. A node that does not answer is in the result too, unreachable and
+    /// with the problem in words.
+    pub async fn inspect_all(&self, nodes: &[NodeRecord]) -> Vec<backup::Node> {
+        let asked: Vec<_> = nodes.iter().map(|node| self.inspect(node)).collect();
+        stream::iter(asked).buffered(INSPECTIONS_AT_ONCE).collect().await
+    }
+
+    async fn inspect(&self, record: &NodeRecord) -> backup::Node {
+        let look = async { self.connect(record).await?.inspect().await };
+        let answer = tokio::time::timeout(self.timeouts.look, look).await.unwrap_or_else(|_| {
+            let after = self.timeouts.look.as_secs();
+            let message = format!("the agent on {} did not answer within {after} s: is it stuck?", record.name);
+            Err(Error::new(Reason::AgentUnavailable, message))
+        });
+        let mut node = match answer {
+            Ok(node) => backup::Node { reachable: true, problem: String::new(), ..node },
+            Err(e) => backup::Node {
+                hostname: record.hostname.clone(),
+                reachable: false,
+                problem: e.message,
+                ..backup::Node::default()
+            },
+        };
+        node.name = record.name.to_string();
+        node.address.clone_from(&record.address);
+        node.certificate_not_after.get_or_insert_with(|| time_to_wire(record.not_after));
+        node
+    }
+}

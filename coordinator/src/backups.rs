@@ -1,0 +1,191 @@
+//! The backups that there are: the store's manifests, seen through the catalog's index of them.
+
+use std::collections::HashMap;
+
+use jiff::{Timestamp, tz::TimeZone};
+use prexor_format::{
+    id::BackupId,
+    manifest::{MANIFEST_FILE, Manifest},
+};
+use prexor_proto::{
+    backup::{Backup, BackupState},
+    convert::{kind_to_wire, time_to_wire},
+    reason::Reason,
+};
+
+use crate::{
+    catalog::IndexedBackup,
+    context::Context,
+    error::Error,
+    store::{Store, Survey},
+};
+
+/// Brings the index up to date with the store: manifests that are new or have changed are read, others not.
+///
+/// # Errors
+/// When the store or the catalog cannot be used. A manifest that cannot be read makes its backup a damaged one.
+pub async fn refresh_index(ctx: &Context) -> Result<(), Error> {
+    // In this order: what is completed in between is seen in the store or is doomed still, and comes next time.
+    let doomed = ctx.catalog.doomed_backups().await?;
+    let found: Vec<Survey> =
+        ctx.store.survey().await?.into_iter().filter(|s| doomed.iter().all(|d| d.id != s.id)).collect();
+    let mut known: HashMap<BackupId, String> = ctx.catalog.indexed_stamps().await?.into_iter().collect();
+    let mut put = Vec::new();
+    for survey in found {
+        let stamp = survey.stamp.clone().unwrap_or_default();
+        if known.remove(&survey.id).is_none_or(|s| s != stamp) {
+            put.push(look_at(&ctx.store, &survey).await?);
+        }
+    }
+    let gone: Vec<BackupId> = known.into_keys().collect();
+    ctx.catalog.update_index(&put, &gone).await
+}
+
+async fn look_at(store: &Store, survey: &Survey) -> Result<IndexedBackup, Error> {
+    let id = &survey.id;
+    let manifest = match store.read(id, MANIFEST_FILE).await {
+        Ok(bytes) => parse(id, &bytes),
+        Err(e) if e.reason == Reason::NotFound => {
+            Err("it has no manifest: its capture never ended, or somebody removed it; `prexorctl backup delete` it"
+                .to_owned())
+        }
+        Err(e) => Err(e.message),
+    };
+    let created_at = match &manifest {
+        Ok(manifest) => manifest.started_at,
+        Err(_) => id.day().to_zoned(TimeZone::UTC).map_or(Timestamp::UNIX_EPOCH, |day| day.timestamp()),
+    };
+    let backup = match manifest {
+        Ok(manifest) => describe(store, &manifest),
+        Err(problem) => {
+            tracing::warn!(backup = %id, "a backup is damaged: {problem}");
+            Backup {
+                id: id.to_string(),
+                state: BackupState::Damaged as i32,
+                created_at: Some(time_to_wire(created_at)),
+                path: store.location(id),
+                problem,
+                ..Backup::default()
+            }
+        }
+    };
+    Ok(IndexedBackup { id: id.clone(), stamp: survey.stamp.clone().unwrap_or_default(), created_at, backup })
+}
+
+fn parse(id: &BackupId, bytes: &[u8]) -> Result<Manifest, String> {
+    let manifest = Manifest::from_json(bytes).map_err(|e| e.to_string())?;
+    if manifest.id == *id {
+        return Ok(manifest);
+    }
+    Err(format!("its manifest is that of {}: the directory was renamed, or the manifest copied", manifest.id))
+}
+
+/// A complete backup as clients see it.
+pub fn describe(store: &Store, manifest: &Manifest) -> Backup {
+    let warnings = manifest.artifacts.iter().flat_map(|a| a.warnings.iter().map(move |w| format!("{}: {w}", a.id)));
+    Backup {
+        id: manifest.id.to_string(),
+        state: BackupState::Complete as i32,
+        created_at: Some(time_to_wire(manifest.started_at)),
+        completed_at: Some(time_to_wire(manifest.completed_at)),
+        size_bytes: manifest.size_bytes,
+        scope: manifest.scope.iter().map(|k| kind_to_wire(*k) as i32).collect(),
+        path: store.location(&manifest.id),
+        description: manifest.description.clone().unwrap_or_default(),
+        warnings: manifest.warnings.iter().cloned().chain(warnings).collect(),
+        nodes: manifest.hosts.iter().map(|h| h.node.to_string()).collect(),
+        problem: String::new(),
+        verified_at: None,
+    }
+}
+
+/// The manifest of a backup, as it lies in the store now.
+///
+/// # Errors
+/// `NOT_FOUND` when there is no such backup; `DAMAGED` when its manifest cannot be read.
+pub async fn manifest(ctx: &Context, id: &BackupId) -> Result<Manifest, Error> {
+    let found = find(ctx, id).await?;
+    let damaged = |problem: &str| Error::new(Reason::Damaged, format!("{id} is damaged: {problem}"));
+    let Some(_) = found.stamp else {
+        return Err(damaged("it has no manifest"));
+    };
+    let bytes = ctx.store.read(id, MANIFEST_FILE).await?;
+    parse(id, &bytes).map_err(|problem| damaged(&problem))
+}
+
+/// A backup's entry in the index, brought up to date, and its manifest's bytes as stored (empty when it has none).
+///
+/// # Errors
+/// `NOT_FOUND` when there is no such backup.
+pub async fn show(ctx: &Context, id: &BackupId) -> Result<(Backup, Vec<u8>), Error> {
+    refresh_index(ctx).await?;
+    let indexed = ctx.catalog.backup(id).await?.ok_or_else(|| unknown(id))?;
+    let manifest = match ctx.store.read(id, MANIFEST_FILE).await {
+        Ok(bytes) => bytes.to_vec(),
+        Err(e) if e.reason == Reason::NotFound => Vec::new(),
+        Err(e) => return Err(e),
+    };
+    Ok((indexed.backup, manifest))
+}
+
+/// Up to `limit` backups, newest first, after this one (its creation time in milliseconds and id).
+///
+/// # Errors
+/// When the store or the catalog cannot be used.
+pub async fn list(ctx: &Context, after: Option<(i64, &str)>, limit: u32) -> Result<Vec<IndexedBackup>, Error> {
+    if after.is_none() {
+        refresh_index(ctx).await?;
+    }
+    ctx.catalog.backups(after, limit).await
+}
+
+/// The newest complete backup, or the newest that was completed before this time.
+///
+/// # Errors
+/// When the store or the catalog cannot be used.
+pub async fn latest(ctx: &Context, before: Option<Timestamp>) -> Result<Option<Backup>, Error> {
+    const PAGE: u32 = 100;
+    let limit = before.map(time_to_wire);
+    let fits = |b: &Backup| {
+        let completed = b.completed_at.map(|t| (t.seconds, t.nanos));
+        b.state() == BackupState::Complete && limit.is_none_or(|l| completed < Some((l.seconds, l.nanos)))
+    };
+    let mut page = list(ctx, None, PAGE).await?;
+    while let Some(last) = page.last().map(|b| (b.created_at.as_millisecond(), b.id.to_string())) {
+        if let Some(found) = page.into_iter().map(|b| b.backup).find(fits) {
+            return Ok(Some(found));
+        }
+        page = list(ctx, Some((last.0, &last.1)), PAGE).await?;
+    }
+    Ok(None)
+}
+
+/// Removes a backup from the store and the index. Refused while a job uses it.
+///
+/// # Errors
+/// `NOT_FOUND`, `BUSY`, or when the store cannot be written; a delete that was begun is finished at the next start.
+pub async fn delete(ctx: &Context, id: &BackupId) -> Result<(), Error> {
+    let _gate = ctx.jobs.hold_submissions().await;
+    let user = ctx.catalog.active_jobs().await?.into_iter().find(|row| row.job.backup_id == id.to_string());
+    if let Some(row) = user {
+        let job = row.job.id;
+        return Err(Error::new(
+            Reason::Busy,
+            format!("{job} uses {id}: wait for it, or cancel it with `prexorctl job cancel {job}`"),
+        ));
+    }
+    find(ctx, id).await?;
+    ctx.catalog.doom_backup(id, None).await?;
+    ctx.store.remove(id).await?;
+    ctx.catalog.update_index(&[], std::slice::from_ref(id)).await?;
+    ctx.catalog.spare_backup(id).await
+}
+
+async fn find(ctx: &Context, id: &BackupId) -> Result<Survey, Error> {
+    let all = ctx.store.survey().await?;
+    all.into_iter().find(|s| s.id == *id).ok_or_else(|| unknown(id))
+}
+
+fn unknown(id: &BackupId) -> Error {
+    Error::not_found(format!("there is no backup {id}: `prexorctl backup list` shows them"))
+}

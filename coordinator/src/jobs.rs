@@ -1,0 +1,279 @@
+//! The life of jobs: submitted once per request, run in the background, watched without gaps, cancelled, ended, and
+//! taken up again or failed after the coordinator itself was interrupted. What each kind does is in its own module.
+
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::FutureExt as _;
+use jiff::Timestamp;
+use prexor_proto::{
+    backup::{Job, JobEvent, JobKind, JobResult, JobState},
+    reason::Reason,
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    catalog::{Catalog, NewJob, Submitted},
+    context::Context,
+    error::Error,
+};
+
+mod backup;
+mod handle;
+mod recover;
+mod task;
+mod verify;
+
+pub use handle::JobHandle;
+pub use recover::recover;
+pub use task::Task;
+
+/// How often the figures of running jobs become events.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// Events that are read from the catalog at once for a watcher.
+const EVENTS_AT_ONCE: u32 = 256;
+
+/// How a job ended: a result, an error, or both (a verify that found damage).
+#[derive(Debug)]
+pub struct Outcome {
+    /// What it found or made.
+    pub result: Option<JobResult>,
+    /// Why it failed.
+    pub error: Option<Error>,
+}
+
+impl From<Result<JobResult, Error>> for Outcome {
+    fn from(result: Result<JobResult, Error>) -> Self {
+        match result {
+            Ok(result) => Self { result: Some(result), error: None },
+            Err(error) => Self { result: None, error: Some(error) },
+        }
+    }
+}
+
+/// The jobs that are under way in this process.
+#[derive(Debug)]
+pub struct Jobs {
+    catalog: Catalog,
+    running: Mutex<HashMap<String, JobHandle>>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+    submissions: tokio::sync::Mutex<()>,
+}
+
+impl Jobs {
+    /// Nothing is under way yet.
+    pub fn new(catalog: Catalog) -> Self {
+        Self {
+            catalog,
+            running: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            submissions: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Begins a job, or returns the one that this request id has begun before. `request_id` may be empty: then every
+    /// call is a request of its own.
+    ///
+    /// # Errors
+    /// `BUSY` when another job holds what this one needs; `INVALID_REQUEST` when the id was used for something else.
+    pub async fn submit(
+        &self,
+        ctx: &Arc<Context>,
+        task: Task,
+        request_id: &str,
+        requested_by: &str,
+    ) -> Result<Job, Error> {
+        if self.stopping.is_cancelled() {
+            return Err(Error::new(Reason::Interrupted, "the coordinator is stopping: try again when it is back"));
+        }
+        let _gate = self.hold_submissions().await;
+        let id = new_id();
+        let new = NewJob {
+            request_id: if request_id.is_empty() { id.clone() } else { request_id.to_owned() },
+            id,
+            kind: task.kind(),
+            spec: task.spec(),
+            backup_id: task.backup_id(),
+            requested_by: requested_by.to_owned(),
+            leases: task.leases(),
+            created_at: Timestamp::now(),
+        };
+        match self.catalog.submit_job(&new).await? {
+            Submitted::Known(known) => Ok(known.job),
+            Submitted::New => {
+                tracing::info!(job = new.id, kind = task.kind().as_str_name(), requested_by, "a job begins");
+                self.start(ctx, &new.id, new.kind, |ctx, job| async move { task.run(&ctx, &job).await });
+                Ok(self.catalog.job(&new.id).await?.job)
+            }
+        }
+    }
+
+    /// While this is held no job begins: for those who must know that nobody uses a backup.
+    pub async fn hold_submissions(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.submissions.lock().await
+    }
+
+    /// Runs a recorded job in the background.
+    fn start<W, F>(&self, ctx: &Arc<Context>, id: &str, kind: JobKind, work: W)
+    where
+        W: FnOnce(Arc<Context>, JobHandle) -> F,
+        F: Future<Output = Outcome> + Send + 'static,
+    {
+        let job = JobHandle::new(id, self.stopping.child_token(), ctx);
+        self.lock().insert(id.to_owned(), job.clone());
+        let (ctx, work) = (ctx.clone(), work(ctx.clone(), job.clone()));
+        self.tasks.spawn(async move {
+            let outcome = run_to_end(&job, work).await;
+            ctx.jobs.finish(&job, kind, outcome).await;
+        });
+    }
+
+    async fn finish(&self, job: &JobHandle, kind: JobKind, outcome: Outcome) {
+        job.flush_progress().await;
+        let stopping = self.stopping.is_cancelled();
+        if stopping && kind == JobKind::Restore && outcome.error.is_some() {
+            // Whether everything could be taken back is not ours to know: the next start makes sure of it.
+            tracing::warn!(job = job.id(), "a restore is left to the next start");
+            self.lock().remove(job.id());
+            job.changed();
+            return;
+        }
+        let error = outcome.error.map(|e| match e.reason {
+            Reason::Cancelled if stopping && !job.is_cancelled_by_somebody() => interrupted(),
+            _ => e,
+        });
+        let state = match error.as_ref().map(|e| e.reason) {
+            None => JobState::Succeeded,
+            Some(Reason::Cancelled) => JobState::Cancelled,
+            Some(_) => JobState::Failed,
+        };
+        match &error {
+            None => tracing::info!(job = job.id(), "a job has succeeded"),
+            Some(e) => tracing::warn!(job = job.id(), reason = %e.reason, node = e.node, "a job has ended: {e}"),
+        }
+        let failure = error.map(|e| e.to_failure());
+        if let Err(e) = self.catalog.finish_job(job.id(), state, failure, outcome.result, Timestamp::now()).await {
+            // It stays open in the catalog and is failed as interrupted at the next start.
+            tracing::error!(job = job.id(), "the end of a job could not be recorded: {e}");
+        }
+        self.lock().remove(job.id());
+        job.changed();
+    }
+
+    /// Asks a job to stop, and returns it as it is now. A job that has ended stays as it is.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` when there is no such job.
+    pub async fn cancel(&self, id: &str, requested_by: &str) -> Result<Job, Error> {
+        let running = self.lock().get(id).cloned();
+        if let Some(job) = running
+            && job.cancel_by_somebody()
+        {
+            job.message(format!("cancelled by {requested_by}")).await;
+        }
+        Ok(self.catalog.job(id).await?.job)
+    }
+
+    /// Every event of a job after this number, past ones first, until the job has ended. Dropping the stream ends it.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` when there is no such job.
+    pub async fn watch(&self, id: &str, after: u64) -> Result<ReceiverStream<Result<JobEvent, Error>>, Error> {
+        self.catalog.job(id).await?;
+        let (tx, rx) = mpsc::channel(16);
+        let (catalog, id) = (self.catalog.clone(), id.to_owned());
+        let mut changes = self.lock().get(&id).map(JobHandle::changes);
+        tokio::spawn(async move {
+            let mut seq = after;
+            loop {
+                // What is marked as seen before the catalog is read cannot be missed after it.
+                let live = changes.as_mut().map(watch::Receiver::borrow_and_update).is_some();
+                if let Err(()) = forward(&catalog, &id, &mut seq, &tx).await {
+                    return;
+                }
+                let Some(next) = changes.as_mut().filter(|_| live) else { return };
+                tokio::select! {
+                    () = tx.closed() => return,
+                    changed = next.changed() => if changed.is_err() { changes = None },
+                }
+            }
+        });
+        Ok(ReceiverStream::new(rx))
+    }
+
+    /// Ends everything that is under way and waits for it, but not longer than this. Jobs that do not make it are
+    /// taken up at the next start.
+    pub async fn shut_down(&self, grace: Duration) {
+        self.stopping.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
+            tracing::warn!(jobs = self.lock().len(), "some jobs did not end in time");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, JobHandle>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a job is told that was under way when the coordinator stopped.
+fn interrupted() -> Error {
+    Error::new(Reason::Interrupted, "the coordinator stopped while the job ran: start it again")
+}
+
+/// `job-` and 12 hexadecimal digits.
+fn new_id() -> String {
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    format!("job-{}", &random[..12])
+}
+
+/// Runs the work while its figures become events now and then. A panic is a failure like others.
+async fn run_to_end(job: &JobHandle, work: impl Future<Output = Outcome>) -> Outcome {
+    let mut work = std::pin::pin!(AssertUnwindSafe(work).catch_unwind());
+    let mut tick = tokio::time::interval(PROGRESS_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            outcome = &mut work => {
+                return outcome.unwrap_or_else(|_| Err(Error::internal("the job hit a defect: see the log")).into());
+            }
+            _ = tick.tick() => job.flush_progress().await,
+        }
+    }
+}
+
+/// Sends everything after `seq`; `Err` when the watcher has gone or the catalog cannot be read.
+async fn forward(
+    catalog: &Catalog,
+    id: &str,
+    seq: &mut u64,
+    tx: &mpsc::Sender<Result<JobEvent, Error>>,
+) -> Result<(), ()> {
+    loop {
+        match catalog.events(id, *seq, EVENTS_AT_ONCE).await {
+            Ok(events) if events.is_empty() => return Ok(()),
+            Ok(events) => {
+                for event in events {
+                    *seq = event.seq;
+                    tx.send(Ok(event)).await.map_err(drop)?;
+                }
+            }
+            Err(e) => {
+                let _ = tx.send(Err(e)).await;
+                return Err(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

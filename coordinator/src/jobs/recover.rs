@@ -1,0 +1,69 @@
+//! After a start: what the coordinator was doing when it stopped is failed cleanly or taken up again, and what captures
+//! and deletes left half done is removed.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use prexor_format::manifest::{MANIFEST_FILE, Manifest};
+use prexor_proto::backup::{JobKind, JobResult, JobState, job_result};
+
+use super::{Task, interrupted};
+use crate::{
+    backups,
+    catalog::{DoomedBackup, JobRow},
+    context::Context,
+    error::Error,
+    restore,
+};
+
+/// To be called once, before anybody is served. Restores go on in the background.
+///
+/// # Errors
+/// When the catalog or the store cannot be used.
+pub async fn recover(ctx: &Arc<Context>) -> Result<(), Error> {
+    for row in ctx.catalog.active_jobs().await? {
+        recover_job(ctx, row).await?;
+    }
+    for doomed in ctx.catalog.doomed_backups().await? {
+        settle(ctx, &doomed).await?;
+    }
+    sweep(ctx).await?;
+    backups::refresh_index(ctx).await
+}
+
+/// Removes directories that were reserved and never used: whoever was to fill them was killed before it said so.
+async fn sweep(ctx: &Context) -> Result<(), Error> {
+    for survey in ctx.store.survey().await? {
+        if survey.stamp.is_none() && ctx.store.files(&survey.id).await?.is_empty() {
+            ctx.store.remove(&survey.id).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn recover_job(ctx: &Arc<Context>, row: JobRow) -> Result<(), Error> {
+    let id = row.job.id.clone();
+    if let Task::Restore(plan) = Task::read(row.job.kind(), &row.spec)? {
+        tracing::warn!(job = id, "taking up a restore that was interrupted");
+        ctx.jobs.start(ctx, &id, JobKind::Restore, |ctx, job| async move {
+            let report = restore::recover(&ctx, &job, &plan).await;
+            report.map(|r| JobResult { result: Some(job_result::Result::Restore(r)) }).into()
+        });
+        return Ok(());
+    }
+    tracing::warn!(job = id, "a job was interrupted");
+    let failure = Some(interrupted().to_failure());
+    ctx.catalog.finish_job(&id, JobState::Failed, failure, None, Timestamp::now()).await
+}
+
+/// A capture whose manifest was written is complete after all, whatever came next; everything else goes.
+async fn settle(ctx: &Context, doomed: &DoomedBackup) -> Result<(), Error> {
+    let id = &doomed.id;
+    let manifest = ctx.store.read(id, MANIFEST_FILE).await;
+    let complete = doomed.by_capture && manifest.is_ok_and(|m| Manifest::from_json(&m).is_ok());
+    if !complete {
+        tracing::warn!(backup = %id, "removing what an interrupted capture or delete has left");
+        ctx.store.remove(id).await?;
+    }
+    ctx.catalog.spare_backup(id).await
+}
