@@ -3,6 +3,8 @@
 //! A source knows its data and nothing of RPCs, jobs or the coordinator.
 
 pub mod files;
+pub mod mongo;
+pub mod valkey;
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,180 @@
+//! Valkey (or Redis) as a source: captured as the RDB file of a save made for it, restored by exchanging the files that
+//! the server loads when it starts.
+//!
+//! It works where the agent sees the server's data directory. It changes no setting of the server, and knows nothing of
+//! RPCs, jobs or the coordinator.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use prexor_format::{artifact::ArtifactKind, manifest::Contents};
+use prexor_proto::facts;
+use tokio_util::sync::CancellationToken;
+
+use super::{Captured, Inspection, Source, SourceError};
+use crate::{restore_unit::RestoreUnit, services::Services, sink::ArtifactSink};
+
+mod capture;
+mod client;
+mod place;
+mod prepare;
+mod restore;
+mod save;
+mod site;
+mod versions;
+
+use client::{Address, Connection};
+use restore::Restore;
+use site::Site;
+
+/// Where Valkey is.
+#[derive(Clone)]
+pub struct ValkeyConfig {
+    /// `redis://[user][:password]@host[:port]` or `rediss://...`.
+    pub uri: String,
+    /// The server's data directory as this host sees it, where `CONFIG GET dir` is forbidden or names another place.
+    pub data_dir: Option<PathBuf>,
+}
+
+impl fmt::Debug for ValkeyConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ValkeyConfig").field("data_dir", &self.data_dir).finish_non_exhaustive()
+    }
+}
+
+/// See the module's text. Cheap to clone.
+#[derive(Clone)]
+pub struct ValkeySource {
+    config: ValkeyConfig,
+    services: Arc<dyn Services>,
+    /// Held by a verb of a restore until it has ended, also when its caller went away.
+    busy: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl fmt::Debug for ValkeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ValkeySource").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl ValkeySource {
+    /// A source for the server at `config.uri`, which need not run yet. `services` stops and starts it.
+    pub fn new(config: ValkeyConfig, services: Arc<dyn Services>) -> Self {
+        Self { config, services, busy: Arc::default() }
+    }
+
+    fn address(&self) -> Result<Address, SourceError> {
+        Address::parse(&self.config.uri)
+    }
+
+    async fn connect(&self) -> Result<Connection, SourceError> {
+        self.address()?.connect().await
+    }
+
+    async fn site(&self, connection: &Connection) -> Result<Site, SourceError> {
+        Site::ask(connection, self.config.data_dir.as_deref()).await
+    }
+
+    async fn look(&self, facts: &mut BTreeMap<String, String>) -> Result<(), SourceError> {
+        let connection = self.connect().await?;
+        let info = connection.info().await?;
+        let mut fact = |name: &str, value: String| facts.insert(name.to_owned(), value);
+        fact(facts::SERVER_NAME, info.server_name().to_owned());
+        fact(facts::SERVER_VERSION, info.server_version().to_owned());
+        fact(facts::KEYS, info.keys().to_string());
+        fact(facts::APPEND_ONLY, if info.append_only() { "yes" } else { "no" }.to_owned());
+        for name in ["used_memory", "run_id", "role"] {
+            fact(name, info.text(name).to_owned());
+        }
+        let site = self.site(&connection).await?;
+        fact("dir", site.dir.display().to_string());
+        fact("dbfilename", site.rdb.clone());
+        if let Ok(rdb) = std::fs::metadata(site.rdb_path()) {
+            fact(facts::BYTES, rdb.len().to_string());
+        }
+        if info.loading() {
+            return Err(self.address()?.loading());
+        }
+        site.accessible()
+    }
+
+    /// Runs a verb to its end whatever becomes of the caller; a repeated call waits for the one before it.
+    async fn verb<T, F>(&self, unit: &RestoreUnit, verb: impl FnOnce(Restore) -> F) -> Result<T, SourceError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, SourceError>> + Send + 'static,
+    {
+        let held = self.busy.clone().lock_owned().await;
+        let verb = verb(Restore { source: self.clone(), unit: unit.clone() });
+        let task = tokio::spawn(async move {
+            let _held = held;
+            verb.await
+        });
+        task.await.unwrap_or_else(|e| Err(SourceError::Failed(format!("a step of Valkey's restore broke down: {e}"))))
+    }
+}
+
+#[async_trait]
+impl Source for ValkeySource {
+    fn kind(&self) -> ArtifactKind {
+        ArtifactKind::Valkey
+    }
+
+    async fn inspect(&self) -> Inspection {
+        let mut inspection = Inspection::default();
+        match self.address() {
+            Ok(address) => inspection.target = format!("Valkey on {address}"),
+            Err(e) => {
+                return Inspection { target: "Valkey".into(), problem: Some(e.to_string()), ..inspection };
+            }
+        }
+        inspection.problem = self.look(&mut inspection.facts).await.err().map(|e| e.to_string());
+        inspection
+    }
+
+    async fn capture(&self, sink: ArtifactSink, cancel: CancellationToken) -> Result<Captured, SourceError> {
+        let saved = async {
+            let connection = self.connect().await?;
+            let site = self.site(&connection).await?;
+            site.accessible()?;
+            sink.progress().set_subject("BGSAVE");
+            save::fresh(&connection, &site).await
+        };
+        // A save that goes on after a cancellation is the server's own business; it is not ours to kill.
+        let saved = tokio::select! {
+            saved = saved => saved?,
+            () = cancel.cancelled() => return Err(SourceError::Cancelled),
+        };
+        let (contents, warnings) = blocking(move || capture::stream(saved, &sink, &cancel)).await?;
+        Ok(Captured { contents: Contents::Valkey(contents), path: capture::PATH.into(), format: "rdb", warnings })
+    }
+
+    async fn prepare(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
+        self.verb(unit, Restore::prepare).await
+    }
+
+    async fn swap(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
+        self.verb(unit, Restore::swap).await
+    }
+
+    async fn revert(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
+        self.verb(unit, Restore::revert).await
+    }
+
+    async fn commit(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
+        self.verb(unit, Restore::commit).await
+    }
+
+    async fn check(&self, unit: &RestoreUnit) -> Result<Vec<String>, SourceError> {
+        self.verb(unit, Restore::check).await
+    }
+}
+
+/// Work on files, on a thread that may wait for them.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SourceError> + Send + 'static,
+) -> Result<T, SourceError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(SourceError::Failed(format!("work on Valkey's files broke down: {e}"))))
+}

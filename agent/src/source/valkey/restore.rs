@@ -1,0 +1,257 @@
+//! The verbs of a restore.
+//!
+//! A server with `appendonly yes` loads its append-only files and ignores the RDB file (law L12). So besides `dump.rdb`
+//! such a server gets an append-only directory whose base is the restored RDB file: it loads that at its start as it
+//! would after a rewrite of its own, with no setting changed.
+//!
+//! The server is stopped before anything is moved, because its shutdown may write `dump.rdb` once more.
+
+use std::{
+    fs::File,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use prexor_format::{
+    manifest::KeyFamily,
+    rdb::{RdbSummary, Summary},
+};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    SourceError, ValkeySource, blocking, capture,
+    client::Info,
+    place::Place,
+    prepare,
+    save::{self, Patience},
+    site::Site,
+};
+use crate::{
+    restore_unit::RestoreUnit,
+    services::{Role, ServiceError, ServiceState},
+};
+
+/// Note: where the data is; from then on there may be files of ours beside it.
+const SITE: &str = "valkey-site";
+/// Note: everything lies beside the data, verified.
+const PREPARED: &str = "valkey-prepared";
+/// Note: the server is being stopped for the exchange.
+const STOPPING: &str = "valkey-stopping";
+/// Note: the files are exchanged.
+const EXCHANGED: &str = "valkey-exchanged";
+
+/// How long a server may load without progress, or not answer at all after its start.
+const LOAD_STALLED: Duration = Duration::from_secs(180);
+/// How long its service may be down after its start before that counts as the end of it.
+const DOWN: Duration = Duration::from_secs(5);
+
+/// A verb at work.
+pub(super) struct Restore {
+    pub(super) source: ValkeySource,
+    pub(super) unit: RestoreUnit,
+}
+
+impl Restore {
+    pub(super) async fn prepare(self) -> Result<(), SourceError> {
+        if self.note::<bool>(PREPARED)?.is_some() {
+            return Ok(());
+        }
+        if self.service_state().await? == ServiceState::Absent {
+            return Err(SourceError::Invalid(
+                "this agent knows no service for Valkey, so it cannot stop and start it: configure services.valkey"
+                    .into(),
+            ));
+        }
+        let connection = self.source.connect().await.map_err(|e| match e {
+            SourceError::Unavailable(e) => SourceError::Unavailable(format!(
+                "{e}; a restore asks the running server where its data belongs, so start it first, empty if need be"
+            )),
+            e => e,
+        })?;
+        let info = connection.info().await?;
+        if info.text("role") != "master" {
+            return Err(SourceError::Invalid(format!(
+                "Valkey at {} is a replica of {}: what is restored there would be replaced by its primary's data; restore the primary",
+                connection.address(),
+                info.text("master_host")
+            )));
+        }
+        let site = self.source.site(&connection).await?;
+        site.accessible()?;
+        self.keep_note(SITE, &site)?;
+        let unit = self.unit.clone();
+        blocking(move || prepare::lay_beside(&site, &unit)).await?;
+        self.keep_note(PREPARED, &true)
+    }
+
+    pub(super) async fn swap(self) -> Result<(), SourceError> {
+        let Some(site) = self.note::<Site>(SITE)?.filter(|_| matches!(self.note::<bool>(PREPARED), Ok(Some(true))))
+        else {
+            return Err(SourceError::Invalid("Valkey's restore is not prepared".into()));
+        };
+        if self.note::<bool>(EXCHANGED)?.is_none() {
+            self.keep_note(STOPPING, &true)?;
+            self.stop().await?;
+            let (unit, at) = (self.unit.clone(), site.clone());
+            blocking(move || Place::new(&at, &unit).exchange()).await?;
+            self.keep_note(EXCHANGED, &true)?;
+        }
+        self.start().await?;
+        let info = self.loaded().await?;
+        let (_, contents) = prepare::described(&self.unit)?;
+        // Those that have expired by now may be gone already or not.
+        let expected = contents.keys.saturating_sub(contents.expiring_keys)..=contents.keys;
+        if !expected.contains(&info.keys()) {
+            return Err(SourceError::Failed(format!(
+                "Valkey has loaded {} keys, the backup has {} ({} of them may have expired): see its log",
+                info.keys(),
+                contents.keys,
+                contents.expiring_keys
+            )));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn revert(self) -> Result<(), SourceError> {
+        let Some(site) = self.note::<Site>(SITE)? else { return Ok(()) };
+        if self.note::<bool>(STOPPING)?.is_some() {
+            let (unit, at) = (self.unit.clone(), site.clone());
+            let to_move = blocking(move || {
+                let place = Place::new(&at, &unit);
+                Ok(place.begun()? && !place.is_back()?)
+            });
+            if to_move.await? {
+                self.stop().await?;
+                let (unit, at) = (self.unit.clone(), site.clone());
+                blocking(move || Place::new(&at, &unit).put_back()).await?;
+            }
+            self.start().await?;
+            self.loaded().await?;
+        }
+        let unit = self.unit;
+        blocking(move || Place::new(&site, &unit).discard()).await
+    }
+
+    pub(super) async fn commit(self) -> Result<(), SourceError> {
+        let Some(site) = self.note::<Site>(SITE)? else { return Ok(()) };
+        let unit = self.unit;
+        blocking(move || Place::new(&site, &unit).discard()).await
+    }
+
+    /// Has the server save and compares that file with the staged one, which `prepare` has compared with the manifest.
+    ///
+    /// Keys that expire before the save had ended are left out on both sides, whether the server has deleted them yet or
+    /// not; all others must be there and equal, by family.
+    pub(super) async fn check(self) -> Result<Vec<String>, SourceError> {
+        let connection = self.source.connect().await?;
+        let site = self.source.site(&connection).await?;
+        let saved = save::fresh(&connection, &site).await?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as i64);
+        let unit = self.unit;
+        blocking(move || {
+            let staged = unit.staged(prepare::described(&unit)?.0);
+            let read = |file, name: String| {
+                let of_it = |e: &dyn std::fmt::Display| SourceError::Failed(format!("{name} cannot be compared: {e}"));
+                let file: File = Result::map_err(file, |e: std::io::Error| of_it(&e))?;
+                capture::sum_up(file, Summary::alive_at(now), &unit.progress).map_err(|e| of_it(&e))
+            };
+            let expected = read(File::open(&staged), staged.display().to_string())?;
+            let found = read(Ok(saved.file), site.rdb_path().display().to_string())?;
+            Ok(differences(&expected, &found))
+        })
+        .await
+    }
+
+    async fn service_state(&self) -> Result<ServiceState, SourceError> {
+        self.source.services.state(Role::Valkey).await.map_err(service_failed)
+    }
+
+    /// Stops the service and makes sure that it was this server's.
+    async fn stop(&self) -> Result<(), SourceError> {
+        self.source.services.stop(Role::Valkey).await.map_err(service_failed)?;
+        let address = self.source.address()?;
+        if address.listens().await {
+            return Err(SourceError::Failed(format!(
+                "the service of Valkey was stopped, yet the server at {address} still answers: it is another's, or something starts it \
+                 again; nothing was moved"
+            )));
+        }
+        Ok(())
+    }
+
+    async fn start(&self) -> Result<(), SourceError> {
+        self.source.services.start(Role::Valkey).await.map_err(service_failed)
+    }
+
+    /// Waits until the server has loaded its data.
+    async fn loaded(&self) -> Result<Info, SourceError> {
+        let mut patience = Patience::new(LOAD_STALLED);
+        let mut pause = Duration::from_millis(20);
+        let mut down_since = None;
+        loop {
+            let (bytes, problem) = match self.ask_loaded().await {
+                Ok(info) if !info.loading() => return Ok(info),
+                Ok(info) => {
+                    down_since = None;
+                    let bytes = info.number("loading_loaded_bytes").unwrap_or(0);
+                    self.unit.progress.set_subject(format!("Valkey has loaded {bytes} bytes"));
+                    (bytes, "it is loading, without progress".to_owned())
+                }
+                Err(e @ (SourceError::Unavailable(_) | SourceError::Cancelled)) => {
+                    let down = self.service_state().await? == ServiceState::Inactive;
+                    down_since = if down { down_since.or_else(|| Some(Instant::now())) } else { None };
+                    (0, e.to_string())
+                }
+                Err(e) => return Err(e),
+            };
+            if down_since.is_some_and(|since| since.elapsed() > DOWN) || !patience.goes_on(bytes) {
+                return Err(SourceError::Failed(format!(
+                    "Valkey did not come up with its data ({problem}): its log says why"
+                )));
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+    }
+
+    async fn ask_loaded(&self) -> Result<Info, SourceError> {
+        self.source.connect().await?.info().await
+    }
+
+    fn note<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, SourceError> {
+        self.unit.load_note(name).map_err(|e| SourceError::Failed(format!("reading the restore's notes failed: {e}")))
+    }
+
+    fn keep_note<T: serde::Serialize>(&self, name: &str, note: &T) -> Result<(), SourceError> {
+        self.unit
+            .save_note(name, note)
+            .map_err(|e| SourceError::Failed(format!("keeping the restore's notes failed: {e}")))
+    }
+}
+
+fn service_failed(e: ServiceError) -> SourceError {
+    SourceError::Failed(e.to_string())
+}
+
+/// What is not equal, in words.
+fn differences(expected: &RdbSummary, found: &RdbSummary) -> Vec<String> {
+    let mut out = Vec::new();
+    let shown = |f: &KeyFamily| if f.name.is_empty() { "keys of no known family".to_owned() } else { f.name.clone() };
+    for family in &expected.families {
+        match found.families.iter().find(|f| f.name == family.name) {
+            Some(f) if f == family => {}
+            Some(f) if f.keys != family.keys => {
+                out.push(format!("{}: {} keys instead of {}", shown(family), f.keys, family.keys));
+            }
+            Some(_) => out.push(format!("{}: {} keys, but not the same", shown(family), family.keys)),
+            None => out.push(format!("{}: none instead of {} keys", shown(family), family.keys)),
+        }
+    }
+    for family in found.families.iter().filter(|f| !expected.families.iter().any(|e| e.name == f.name)) {
+        out.push(format!("{}: {} keys instead of none", shown(family), family.keys));
+    }
+    if expected.functions != found.functions {
+        let (e, f) = (expected.functions.libraries, found.functions.libraries);
+        out.push(format!("functions: {f} libraries, the backup has {e}, not the same"));
+    }
+    out
+}
