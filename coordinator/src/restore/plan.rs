@@ -159,11 +159,8 @@ impl Plan {
 
 /// Computes the plan.
 pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan {
-    let selected: Vec<&Artifact> = manifest
-        .artifacts
-        .iter()
-        .filter(|a| options.scope.is_empty() || options.scope.contains(&a.kind))
-        .collect();
+    let selected: Vec<&Artifact> =
+        manifest.artifacts.iter().filter(|a| options.scope.is_empty() || options.scope.contains(&a.kind)).collect();
     let mut refusals = laws::of_the_cluster(nodes);
     let missing = options.scope.iter().filter(|kind| selected.iter().all(|a| a.kind != **kind));
     refusals.extend(missing.map(|kind| refusal("", format!("{} holds no {kind}", manifest.id))));

@@ -174,7 +174,8 @@ fn older(what: &str, was: &str, is: Option<&str>) -> Option<Refusal> {
     let is = is?;
     let (backup, live) = (major_minor(was)?, major_minor(is)?);
     (live < backup).then(|| {
-        let message = format!("{what} is {is} here and was {was} when the backup was taken: restore into {was} or newer");
+        let message =
+            format!("{what} is {is} here and was {was} when the backup was taken: restore into {was} or newer");
         refusal("L19", message)
     })
 }

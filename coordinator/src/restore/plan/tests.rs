@@ -2,7 +2,9 @@
 
 use prexor_format::{
     digest::{ContentHasher, Order},
-    manifest::{Collection, CollectionType, Consistency, FilesContents, Host, MongoContents, StoredFile, ValkeyContents},
+    manifest::{
+        Collection, CollectionType, Consistency, FilesContents, Host, MongoContents, StoredFile, ValkeyContents,
+    },
 };
 use prexor_proto::facts;
 
@@ -80,11 +82,7 @@ fn manifest() -> Manifest {
     let artifacts = vec![
         artifact(ArtifactKind::Mongo, "mongo/prelude.json.gz", Contents::Mongo(mongo)),
         artifact(ArtifactKind::Valkey, "valkey/dump.rdb", Contents::Valkey(valkey)),
-        artifact(
-            ArtifactKind::Filesystem,
-            "filesystem/h1/etc-prexorcloud.tar.gz",
-            Contents::Filesystem(files),
-        ),
+        artifact(ArtifactKind::Filesystem, "filesystem/h1/etc-prexorcloud.tar.gz", Contents::Filesystem(files)),
     ];
     Manifest {
         format_version: 1,

@@ -33,9 +33,7 @@ pub(super) fn current(source: &SourceFacts) -> String {
     }
     let number = |name: &str| source.facts.get(name).and_then(|v| v.parse::<u64>().ok());
     let mut parts = Vec::new();
-    for (name, thing) in
-        [(facts::COLLECTIONS, "collection"), (facts::DOCUMENTS, "document"), (facts::KEYS, "key")]
-    {
+    for (name, thing) in [(facts::COLLECTIONS, "collection"), (facts::DOCUMENTS, "document"), (facts::KEYS, "key")] {
         parts.extend(number(name).map(|n| things(n, thing)));
     }
     parts.extend(number(facts::ENTRIES).map(|n| if n == 1 { "1 entry".to_owned() } else { format!("{n} entries") }));

@@ -1,0 +1,53 @@
+//! Restores: the plan (pure), its execution (journaled), and what a coordinator that was killed does with a half-done one.
+
+mod execute;
+mod facts;
+pub mod plan;
+mod wire;
+
+use prexor_format::{artifact::ArtifactKind, id::BackupId, manifest::Manifest};
+use prexor_proto::reason::Reason;
+
+pub use execute::{recover, run};
+pub use wire::plan as plan_to_wire;
+
+use crate::{context::Context, error::Error};
+use plan::{Options, Plan};
+
+/// Reads the manifest, looks at every host and computes the plan. Changes nothing.
+///
+/// # Errors
+/// When the backup does not exist or its manifest is damaged. Hosts that do not answer are refusals in the plan.
+pub async fn plan_restore(ctx: &Context, id: &BackupId, scope: Vec<ArtifactKind>) -> Result<Plan, Error> {
+    let manifest = read_manifest(ctx, id).await?;
+    let nodes = facts::gather(ctx).await?;
+    Ok(plan::plan(&manifest, &nodes, &Options { scope }))
+}
+
+/// Why a plan cannot be applied, or `Ok`.
+///
+/// # Errors
+/// `RESTORE_REFUSED` with every refusal.
+pub fn refuse(plan: &Plan) -> Result<(), Error> {
+    if plan.refusals.is_empty() {
+        return Ok(());
+    }
+    let because: Vec<String> = plan
+        .refusals
+        .iter()
+        .map(|r| if r.law.is_empty() { r.message.clone() } else { format!("{} ({})", r.message, r.law) })
+        .collect();
+    Err(Error::new(Reason::RestoreRefused, because.join("; ")))
+}
+
+async fn read_manifest(ctx: &Context, id: &BackupId) -> Result<Manifest, Error> {
+    let bytes = ctx.store.read(id, prexor_format::manifest::MANIFEST_FILE).await.map_err(|e| match e.reason {
+        Reason::NotFound => Error::not_found(format!("there is no backup {id}: `prexorctl backup list` shows them")),
+        _ => e,
+    })?;
+    let manifest = Manifest::from_json(&bytes).map_err(|e| Error::new(Reason::Damaged, format!("{id}: {e}")))?;
+    if manifest.id != *id {
+        return Err(Error::new(Reason::Damaged, format!("{id}: the manifest there is that of {}", manifest.id)));
+    }
+    Ok(manifest)
+}

@@ -1,0 +1,53 @@
+//! Plans as the client API shows them.
+
+use prexor_proto::{backup as wire, convert::kind_to_wire};
+
+use super::plan::{Plan, Replacement, Step, Verb};
+
+/// The plan on the wire, digest included.
+pub fn plan(plan: &Plan) -> wire::Plan {
+    wire::Plan {
+        backup_id: plan.backup_id.to_string(),
+        digest: plan.digest().0.to_vec(),
+        replacements: plan.replacements.iter().map(replacement).collect(),
+        steps: plan.steps.iter().map(step).collect(),
+        notes: plan.notes.clone(),
+        refusals: plan
+            .refusals
+            .iter()
+            .map(|r| wire::Refusal { law: r.law.clone(), message: r.message.clone() })
+            .collect(),
+        after: plan.after.clone(),
+    }
+}
+
+/// One step on the wire.
+fn step(step: &Step) -> wire::Step {
+    let verb = match step.verb {
+        Verb::Preflight => wire::StepVerb::Preflight,
+        Verb::Stage => wire::StepVerb::Stage,
+        Verb::Prepare => wire::StepVerb::Prepare,
+        Verb::Swap => wire::StepVerb::Swap,
+        Verb::Check => wire::StepVerb::Check,
+        Verb::Commit => wire::StepVerb::Commit,
+    };
+    wire::Step {
+        number: step.number,
+        verb: verb.into(),
+        node: step.node.as_ref().map(ToString::to_string).unwrap_or_default(),
+        artifact_id: step.artifact_id.clone().unwrap_or_default(),
+        title: step.title.clone(),
+        destructive: step.verb.is_destructive(),
+    }
+}
+
+fn replacement(r: &Replacement) -> wire::Replacement {
+    wire::Replacement {
+        kind: kind_to_wire(r.kind).into(),
+        node: r.node.to_string(),
+        target: r.target.clone(),
+        current: r.current.clone(),
+        incoming: r.incoming.clone(),
+        size_bytes: r.size_bytes,
+    }
+}
