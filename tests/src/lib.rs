@@ -1,7 +1,8 @@
 //! What the end-to-end tests and the quickstart share: real servers, PrexorCloud-like data, and proofs of equality.
 //!
-//! It knows the servers and the data, and nothing of our own daemons.
+//! It knows the servers and the data; of our own daemons only `capture` knows the seam of an agent's sources.
 
+pub mod capture;
 pub mod cluster;
 pub mod dataset;
 pub mod equality;

@@ -48,7 +48,7 @@ impl TreePath {
             return Err(BadName::Parent);
         }
         let rest = if name == b"." { b"" } else { name.strip_prefix(b"./").unwrap_or(name) };
-        let rest = rest.strip_suffix(b"/").unwrap_or(rest);
+        let rest = rest.strip_suffix(b"/").filter(|plain| !plain.is_empty()).unwrap_or(rest);
         if !rest.is_empty() && rest.split(|b| *b == b'/').any(|c| c.is_empty() || c == b".") || name.is_empty() {
             return Err(BadName::Unusual);
         }

@@ -98,7 +98,11 @@ impl Restore<'_> {
 
     pub(super) fn prepare(&self) -> Result<(), SourceError> {
         if self.note::<Journal>(JOURNAL)?.is_some() {
-            return Ok(());
+            if self.note::<Prepared>(PREPARED)?.is_some() {
+                return Ok(());
+            }
+            // A revert was begun and not finished.
+            self.revert()?;
         }
         let (contents, stored) = self.contents()?;
         if let (Some(place), Some(_)) = (self.note::<Place>(PLACE)?, self.note::<Prepared>(PREPARED)?)
@@ -155,25 +159,29 @@ impl Restore<'_> {
     }
 
     pub(super) fn swap(&self) -> Result<(), SourceError> {
+        let (place, prepared) = self.prepared()?;
         let journal = match self.note::<Journal>(JOURNAL)? {
             Some(journal) => journal,
-            None => self.plan_swap()?,
+            None => self.plan_swap(&place, &prepared)?,
         };
         journal.forward().map_err(|e| self.failed("exchanging the trees", &e))
     }
 
-    fn plan_swap(&self) -> Result<Journal, SourceError> {
-        let (place, prepared) = (self.note::<Place>(PLACE)?, self.note::<Prepared>(PREPARED)?);
-        let (Some(place), Some(prepared)) = (place, prepared) else {
-            return Err(SourceError::Failed("the files are not prepared: prepare them again".to_owned()));
-        };
+    fn prepared(&self) -> Result<(Place, Prepared), SourceError> {
+        match (self.note(PLACE)?, self.note(PREPARED)?) {
+            (Some(place), Some(prepared)) => Ok((place, prepared)),
+            _ => Err(SourceError::Failed("the files are not prepared: prepare them again".to_owned())),
+        }
+    }
+
+    fn plan_swap(&self, place: &Place, prepared: &Prepared) -> Result<Journal, SourceError> {
         let planning = |e: io::Error| self.failed("planning the exchange of the trees", &e);
         let carried = exchange::carried_paths(place.root(), self.rules()?.patterns()).map_err(planning)?;
         let mut made: Vec<MadeDirectory> = self.note(MADE)?.unwrap_or_default();
-        exchange::plan_parents(&place, &carried, &mut made).map_err(planning)?;
+        exchange::plan_parents(place, &carried, &mut made).map_err(planning)?;
         self.save(MADE, Some(&made))?;
-        made.iter().try_for_each(|m| m.make(&place)).map_err(planning)?;
-        let journal = Journal::plan(&place, &carried, &prepared.root).map_err(planning)?;
+        made.iter().try_for_each(|m| m.make(place)).map_err(planning)?;
+        let journal = Journal::plan(place, &carried, &prepared.root).map_err(planning)?;
         self.save(JOURNAL, Some(&journal))?;
         Ok(journal)
     }
@@ -181,9 +189,11 @@ impl Restore<'_> {
     pub(super) fn revert(&self) -> Result<(), SourceError> {
         if let Some(journal) = self.note::<Journal>(JOURNAL)? {
             journal.backward().map_err(|e| self.failed("exchanging the trees back", &e))?;
+            // What was live is no longer as it was unpacked: a further prepare begins anew.
+            self.save::<Prepared>(PREPARED, None)?;
+            self.save::<Journal>(JOURNAL, None)?;
         }
-        self.clear()?;
-        self.save::<Journal>(JOURNAL, None)
+        self.clear()
     }
 
     /// Removes the tree aside: only called while that is the new one.
@@ -217,10 +227,7 @@ impl Restore<'_> {
     }
 
     pub(super) fn check(&self) -> Result<Vec<String>, SourceError> {
-        let (place, prepared) = (self.note::<Place>(PLACE)?, self.note::<Prepared>(PREPARED)?);
-        let (Some(place), Some(prepared)) = (place, prepared) else {
-            return Err(SourceError::Failed("the files are not prepared: prepare them again".to_owned()));
-        };
+        let (place, prepared) = self.prepared()?;
         self.compare(place.root(), &self.rules()?, &prepared.totals)
     }
 }
