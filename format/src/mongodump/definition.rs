@@ -6,9 +6,9 @@ use crate::{
     manifest::CollectionType,
 };
 
-/// What an index's document says that a restore neither can nor needs to keep: its format's version, the namespace
-/// that servers before 4.4 repeated in it, and how it was once built.
-const NOT_KEPT: [&[u8]; 3] = [b"v", b"ns", b"background"];
+/// What an index's document says that a restore neither can nor needs to keep: its format's version, and the namespace
+/// that servers before 4.4 repeated in it.
+const NOT_KEPT: [&[u8]; 2] = [b"v", b"ns"];
 
 /// Numbers whose type a server chooses by itself (`collMod` stores an Int64 where there was an Int32).
 const COUNTS: [&[u8]; 3] = [b"expireAfterSeconds", b"size", b"max"];

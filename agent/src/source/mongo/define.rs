@@ -13,7 +13,7 @@ use crate::source::SourceError;
 const NOT_CREATED: [&[u8]; 3] = [b"temp", b"autoIndexId", b"uuid"];
 
 /// What listIndexes tells and `createIndexes` chooses by itself.
-const NOT_INDEXED: [&[u8]; 3] = [b"v", b"ns", b"background"];
+const NOT_INDEXED: [&[u8]; 2] = [b"v", b"ns"];
 
 /// Creates a collection, view or time series; nothing expires in it yet (see [`set_expiries`]).
 pub(super) async fn create(server: &Server, name: &str, options: &[u8]) -> Result<(), SourceError> {
