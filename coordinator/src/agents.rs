@@ -13,6 +13,7 @@ use prexor_certs::{
 use prexor_format::id::NodeName;
 use prexor_proto::{agent::agent_service_client::AgentServiceClient, backup, convert::time_to_wire, reason::Reason};
 use prexor_transport::dial;
+use tokio::sync::watch;
 
 use crate::{catalog::NodeRecord, error::Error};
 
@@ -57,13 +58,13 @@ const MAX_MESSAGE: usize = 64 << 20;
 /// Dials agents.
 #[derive(Debug, Clone)]
 pub struct Agents {
-    credential: Arc<Credential>,
+    credential: watch::Receiver<Arc<Credential>>,
     timeouts: Timeouts,
 }
 
 impl Agents {
-    /// Dials with this credential.
-    pub fn new(credential: Arc<Credential>, timeouts: Timeouts) -> Self {
+    /// Dials with the newest of these credentials.
+    pub fn new(credential: watch::Receiver<Arc<Credential>>, timeouts: Timeouts) -> Self {
         Self { credential, timeouts }
     }
 
@@ -76,9 +77,9 @@ impl Agents {
     }
 
     async fn dial(&self, node: &NodeName, address: &str) -> Result<AgentClient, Error> {
-        let expected =
-            Expected::Node { cluster: self.credential.identity().cluster().to_owned(), name: node.to_string() };
-        let tls = client_config(&self.credential, expected).map_err(|e| Error::internal(e.to_string()))?;
+        let credential = self.credential.borrow().clone();
+        let expected = Expected::Node { cluster: credential.identity().cluster().to_owned(), name: node.to_string() };
+        let tls = client_config(&credential, expected).map_err(|e| Error::internal(e.to_string()))?;
         let channel = dial::channel(address, tls, dial::Timeouts::default()).await;
         let channel = channel.map_err(|e| failure::of_dial(node, &e))?;
         let client = AgentServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);

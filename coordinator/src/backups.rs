@@ -181,6 +181,14 @@ pub async fn delete(ctx: &Context, id: &BackupId) -> Result<(), Error> {
     ctx.catalog.spare_backup(id).await
 }
 
+/// Whether there is such a backup, damaged or not.
+///
+/// # Errors
+/// `NOT_FOUND` when there is none.
+pub async fn exists(ctx: &Context, id: &BackupId) -> Result<(), Error> {
+    find(ctx, id).await.map(drop)
+}
+
 async fn find(ctx: &Context, id: &BackupId) -> Result<Survey, Error> {
     let all = ctx.store.survey().await?;
     all.into_iter().find(|s| s.id == *id).ok_or_else(|| unknown(id))

@@ -162,7 +162,10 @@ impl Config {
 
     fn validate(raw: Raw) -> Result<Self, String> {
         let Listen { api, enrolment } = raw.listen;
-        if api == enrolment && api.port() != 0 {
+        if api.port() == 0 || enrolment.port() == 0 {
+            return Err("listen: port 0 would be another one at every start: name a port".to_owned());
+        }
+        if api == enrolment {
             return Err(format!("listen: api and enrolment are both {api}: give them different ports"));
         }
         let state_dir = absolute("state_dir", &raw.state_dir)?;
@@ -261,6 +264,7 @@ mod tests {
             ("cluster: c\nstore: {pth: /x}", "did you mean 'path'?"),
             ("cluster: c\nlisten: {api: nonsense}", "line 2"),
             ("cluster: c\nlisten: {api: 127.0.0.1:1, enrolment: 127.0.0.1:1}", "different ports"),
+            ("cluster: c\nlisten: {api: '127.0.0.1:0'}", "name a port"),
             ("cluster: c\nstate_dir: var/lib", "state_dir is 'var/lib': write an absolute path"),
             ("cluster: c\nstate_dir: /var/../lib", "without '..'"),
             ("cluster: c\nstore: {path: /}", "not /"),

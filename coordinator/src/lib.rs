@@ -1,7 +1,7 @@
 //! The coordinator: plans, drives and stores backups and restores; serves operators; enrols agents.
 //!
-//! Layers, each using only what is below it: `grpc` (adapters) -> `jobs`, `status`, `backups` -> `restore` ->
-//! `agents`, `store`, `catalog`. Only `grpc` and `agents` name tonic, only `catalog` names SQL, only `store` names
+//! Layers, each using only what is below it: `grpc` (adapters) -> `jobs`, `enrolment`, `status` -> `restore`, `backups`
+//! -> `agents`, `store`, `catalog`. Only `grpc` and `agents` name tonic, only `catalog` names SQL, only `store` names
 //! object stores.
 
 pub mod agents;
@@ -9,9 +9,14 @@ pub mod backups;
 pub mod catalog;
 pub mod config;
 pub mod context;
+pub mod enrolment;
 pub mod error;
+pub mod grpc;
 pub mod jobs;
 pub mod restore;
+pub mod startup;
+pub mod status;
 pub mod store;
+pub mod tls;
 
 pub use context::Context;

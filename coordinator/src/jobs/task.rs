@@ -71,8 +71,16 @@ impl Task {
         }
     }
 
+    /// Whether this restores by the plan with this digest.
+    pub fn is_plan_with(&self, digest: &[u8]) -> bool {
+        matches!(self, Self::Restore(plan) if plan.digest == digest)
+    }
+
     /// Out of the catalog.
-    pub(super) fn read(kind: JobKind, spec: &[u8]) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// When a newer version wrote it.
+    pub fn read(kind: JobKind, spec: &[u8]) -> Result<Self, Error> {
         let unreadable = |e: &dyn std::fmt::Display| Error::internal(format!("a recorded job cannot be read: {e}"));
         Ok(match kind {
             JobKind::Backup => {

@@ -1,0 +1,103 @@
+//! The gRPC services: adapters that unwrap a request, call what does the work, and map the error. Besides `agents` the
+//! only place that names tonic.
+
+use std::sync::Arc;
+
+use prexor_certs::Identity;
+use prexor_format::id::BackupId;
+use prexor_proto::{
+    backup::{
+        admin_service_server::AdminServiceServer, backup_service_server::BackupServiceServer,
+        job_service_server::JobServiceServer, restore_service_server::RestoreServiceServer,
+    },
+    enroll::enrolment_service_server::EnrolmentServiceServer,
+    reason::Reason,
+    status::status,
+};
+use prexor_transport::serve::{self, Limits};
+use rustls::ServerConfig;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status};
+
+use crate::{context::Context, error::Error};
+
+mod admin;
+mod authz;
+mod backup;
+mod enrol;
+mod job;
+mod page;
+mod restore;
+
+/// The client API.
+#[derive(Debug, Clone)]
+struct Api {
+    ctx: Arc<Context>,
+}
+
+/// Serves the client API to operators until `stop` fires, then lets running calls end.
+///
+/// # Errors
+/// When the server fails.
+pub async fn serve_api(
+    ctx: Arc<Context>,
+    listener: TcpListener,
+    tls: watch::Receiver<Arc<ServerConfig>>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let api = Api { ctx };
+    let served = serve::server()
+        .layer(authz::Layer)
+        .add_service(BackupServiceServer::new(api.clone()))
+        .add_service(RestoreServiceServer::new(api.clone()))
+        .add_service(JobServiceServer::new(api.clone()))
+        .add_service(AdminServiceServer::new(api))
+        .serve_with_incoming_shutdown(serve::incoming(listener, tls, Limits::default()), stop.cancelled());
+    served.await.map_err(|e| Error::internal(format!("the API's server ended: {e}")))
+}
+
+/// Serves enrolment to whoever has a token until `stop` fires.
+///
+/// # Errors
+/// When the server fails.
+pub async fn serve_enrolment(
+    ctx: Arc<Context>,
+    listener: TcpListener,
+    tls: watch::Receiver<Arc<ServerConfig>>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let served = serve::server()
+        .add_service(EnrolmentServiceServer::new(enrol::Enrolment::new(ctx)))
+        .serve_with_incoming_shutdown(serve::incoming(listener, tls, Limits::default()), stop.cancelled());
+    served.await.map_err(|e| Error::internal(format!("the enrolment server ended: {e}")))
+}
+
+impl From<Error> for Status {
+    fn from(e: Error) -> Self {
+        if e.reason == Reason::Internal {
+            tracing::error!(node = e.node, "{e}");
+        }
+        match &e.node {
+            // The status has no place of its own for the node.
+            Some(node) if !e.message.contains(node.as_str()) => status(e.reason, format!("{node}: {}", e.message)),
+            _ => status(e.reason, e.message),
+        }
+    }
+}
+
+/// Who calls; the authorisation has seen to it that there is somebody.
+fn caller<T>(request: &Request<T>) -> Result<Identity, Error> {
+    serve::peer(request)
+        .and_then(|p| p.identity())
+        .cloned()
+        .ok_or_else(|| Error::new(Reason::NotAllowed, "a client certificate is needed"))
+}
+
+fn backup_id(id: &str) -> Result<BackupId, Error> {
+    id.parse().map_err(|e: prexor_format::id::InvalidBackupId| Error::invalid(e.to_string()))
+}
+
+fn bad_wire(e: prexor_proto::convert::BadWire) -> Error {
+    Error::invalid(e.to_string())
+}

@@ -1,0 +1,108 @@
+//! How everything is: nodes, jobs, the newest backup, the store, and what is wrong, the most urgent first.
+
+use jiff::{SignedDuration, Timestamp};
+use prexor_format::text;
+use prexor_proto::{
+    backup::{Backup, BackupState, GetStatusResponse, Node},
+    convert::{kind_from_wire, time_from_wire},
+};
+
+use crate::{backups, context::Context, error::Error};
+
+/// Certificates that end sooner than this are a problem: agents renew theirs long before.
+const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// How many backups are looked at for damage.
+const RECENT: u32 = 100;
+
+/// Looks at everything. Nodes that do not answer are in the report as such.
+///
+/// # Errors
+/// When the catalog or the store cannot be read.
+pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
+    let records = ctx.catalog.nodes().await?;
+    let nodes = ctx.agents.inspect_all(&records).await;
+    let recent: Vec<Backup> = backups::list(ctx, None, RECENT).await?.into_iter().map(|b| b.backup).collect();
+    let latest_backup = backups::latest(ctx, None).await?;
+    let store_free_bytes = ctx.store.free_bytes().await?;
+    let mut problems = problems(&nodes, &recent, latest_backup.is_some(), Timestamp::now());
+    if let Some(latest) = latest_backup.as_ref().filter(|b| b.size_bytes > store_free_bytes) {
+        problems.push(format!(
+            "the store has {} free: the newest backup has {}",
+            text::bytes(store_free_bytes),
+            text::bytes(latest.size_bytes)
+        ));
+    }
+    Ok(GetStatusResponse {
+        cluster: ctx.config.cluster.clone(),
+        coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
+        ca_fingerprint: ctx.authority.fingerprint().to_string(),
+        active_jobs: ctx.catalog.active_jobs().await?.into_iter().map(|row| row.job).collect(),
+        latest_backup,
+        store: ctx.store.root().display().to_string(),
+        store_free_bytes,
+        problems,
+        nodes,
+    })
+}
+
+fn problems(nodes: &[Node], recent: &[Backup], any_complete: bool, now: Timestamp) -> Vec<String> {
+    let mut problems = Vec::new();
+    if nodes.is_empty() {
+        problems.push("no agent is enrolled: `prexorctl token create`, then `prexorctl setup` on each host".to_owned());
+    }
+    problems.extend(nodes.iter().filter(|n| !n.reachable).map(|n| format!("{}: {}", n.name, n.problem)));
+    for node in nodes {
+        for source in node.sources.iter().filter(|s| !s.problem.is_empty()) {
+            let kind = kind_from_wire(source.kind).map_or("an unknown source", |k| k.as_str());
+            problems.push(format!("{}: {kind}: {}", node.name, source.problem));
+        }
+        for service in node.services.iter().filter(|s| !s.problem.is_empty()) {
+            problems.push(format!("{}: {}", node.name, service.problem));
+        }
+    }
+    for backup in recent.iter().filter(|b| b.state() == BackupState::Damaged) {
+        problems.push(format!("{} is damaged: {}", backup.id, backup.problem));
+    }
+    if !any_complete && !nodes.is_empty() {
+        problems.push("there is no complete backup yet: `prexorctl backup create` makes one".to_owned());
+    }
+    for node in nodes {
+        let end = node.certificate_not_after.as_ref().and_then(|t| time_from_wire(t).ok());
+        if let Some(end) = end.filter(|end| end.duration_since(now) < CERTIFICATE_WARNING) {
+            problems.push(format!("{}: the agent's certificate ends at {end}: enrol it again in time", node.name));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use prexor_proto::{backup::Source, convert::time_to_wire};
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_reached_comes_first() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let soon = Some(time_to_wire(now + SignedDuration::from_hours(1)));
+        let source = Source { kind: 1, problem: "connection refused".to_owned(), ..Source::default() };
+        let up = Node {
+            name: "h1".to_owned(),
+            reachable: true,
+            sources: vec![source],
+            certificate_not_after: soon,
+            ..Node::default()
+        };
+        let down = Node { name: "h2".to_owned(), problem: "no answer".to_owned(), ..Node::default() };
+        let damaged = Backup { id: "bk-1".to_owned(), state: BackupState::Damaged as i32, ..Backup::default() };
+        let found = problems(&[up, down], &[damaged], false, now);
+        let says =
+            ["h2: no answer", "h1: mongo: connection refused", "bk-1 is damaged", "no complete backup", "ends at"];
+        assert_eq!(found.len(), says.len());
+        for (problem, says) in found.iter().zip(says) {
+            assert!(problem.contains(says), "{problem}");
+        }
+        assert!(problems(&[], &[], false, now)[0].contains("no agent is enrolled"));
+    }
+}
