@@ -4,7 +4,12 @@
 //! It works where the agent sees the server's data directory. It changes no setting of the server, and knows nothing of
 //! RPCs, jobs or the coordinator.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use prexor_format::{artifact::ArtifactKind, manifest::Contents};
@@ -47,9 +52,10 @@ impl fmt::Debug for ValkeyConfig {
 pub struct ValkeySource {
     config: ValkeyConfig,
     services: Arc<dyn Services>,
-    /// Held by a verb of a restore until it has ended, also when its caller went away.
-    busy: Arc<tokio::sync::Mutex<()>>,
 }
+
+/// One lock for each unit that a verb was ever called for, held until the verb has ended, also when its caller went away.
+static BUSY: Mutex<BTreeMap<PathBuf, Arc<tokio::sync::Mutex<()>>>> = Mutex::new(BTreeMap::new());
 
 impl fmt::Debug for ValkeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,7 +66,7 @@ impl fmt::Debug for ValkeySource {
 impl ValkeySource {
     /// A source for the server at `config.uri`, which need not run yet. `services` stops and starts it.
     pub fn new(config: ValkeyConfig, services: Arc<dyn Services>) -> Self {
-        Self { config, services, busy: Arc::default() }
+        Self { config, services }
     }
 
     fn address(&self) -> Result<Address, SourceError> {
@@ -104,7 +110,9 @@ impl ValkeySource {
         T: Send + 'static,
         F: Future<Output = Result<T, SourceError>> + Send + 'static,
     {
-        let held = self.busy.clone().lock_owned().await;
+        let lock =
+            BUSY.lock().unwrap_or_else(PoisonError::into_inner).entry(unit.dir().to_owned()).or_default().clone();
+        let held = lock.lock_owned().await;
         let verb = verb(Restore { source: self.clone(), unit: unit.clone() });
         let task = tokio::spawn(async move {
             let _held = held;

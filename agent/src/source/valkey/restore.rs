@@ -39,6 +39,9 @@ const STOPPING: &str = "valkey-stopping";
 /// Note: the files are exchanged.
 const EXCHANGED: &str = "valkey-exchanged";
 
+/// Note: the old data is being let go of.
+const COMMITTING: &str = "valkey-committing";
+
 /// How long a server may load without progress, or not answer at all after its start.
 const LOAD_STALLED: Duration = Duration::from_secs(180);
 /// How long its service may be down after its start before that counts as the end of it.
@@ -113,6 +116,9 @@ impl Restore {
 
     pub(super) async fn revert(self) -> Result<(), SourceError> {
         let Some(site) = self.note::<Site>(SITE)? else { return Ok(()) };
+        if self.note::<bool>(COMMITTING)?.is_some() {
+            return Err(SourceError::Invalid("Valkey's restore is committed, its old data is gone".into()));
+        }
         if self.note::<bool>(STOPPING)?.is_some() {
             let (unit, at) = (self.unit.clone(), site.clone());
             let to_move = blocking(move || {
@@ -132,7 +138,11 @@ impl Restore {
     }
 
     pub(super) async fn commit(self) -> Result<(), SourceError> {
-        let Some(site) = self.note::<Site>(SITE)? else { return Ok(()) };
+        let Some(site) = self.note::<Site>(SITE)?.filter(|_| matches!(self.note::<bool>(EXCHANGED), Ok(Some(true))))
+        else {
+            return Err(SourceError::Failed("Valkey's restore was not swapped in, there is nothing to commit".into()));
+        };
+        self.keep_note(COMMITTING, &true)?;
         let unit = self.unit;
         blocking(move || Place::new(&site, &unit).discard()).await
     }
