@@ -5,40 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use prexor_format::artifact::ArtifactKind;
 use prexor_proto::convert;
 
-/// A size: `142 MiB`; whole numbers from 10 up, one decimal below.
-pub fn bytes(n: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if n < 1024 {
-        return format!("{n} B");
-    }
-    // Tenths of the unit, rounded to nearest, in integers: no float ever says 9.99 or 1024.
-    let mut unit = 1u128 << 10;
-    for (i, name) in UNITS.iter().enumerate() {
-        let tenths = (u128::from(n) * 10 + unit / 2) / unit;
-        let whole = (u128::from(n) + unit / 2) / unit;
-        if tenths < 100 {
-            return format!("{}.{} {name}", tenths / 10, tenths % 10);
-        }
-        if whole < 1024 || i + 1 == UNITS.len() {
-            return format!("{whole} {name}");
-        }
-        unit <<= 10;
-    }
-    format!("{n} B")
-}
-
-/// A count with separators: `142,884`.
-pub fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
+pub use prexor_format::text::{bytes, count};
 
 /// A point in time as people read it: `2026-05-10T08:00:00Z`.
 pub fn time(t: Timestamp) -> String {
@@ -111,40 +78,6 @@ pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        let cases: [(u64, &str); 16] = [
-            (0, "0 B"),
-            (1, "1 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1536, "1.5 KiB"),
-            (10 * 1024 - 1, "10 KiB"),
-            (10 * 1024 - 60, "9.9 KiB"),
-            (10 * 1024, "10 KiB"),
-            (1023 * 1024, "1023 KiB"),
-            (1024 * 1024 - 1, "1.0 MiB"),
-            (1024 * 1024 - 513, "1023 KiB"),
-            (142 << 20, "142 MiB"),
-            ((142 << 20) + 400_000, "142 MiB"),
-            (1 << 40, "1.0 TiB"),
-            (1 << 60, "1.0 EiB"),
-            (u64::MAX, "16 EiB"),
-        ];
-        for (n, text) in cases {
-            assert_eq!(bytes(n), text, "{n}");
-        }
-    }
-
-    #[test]
-    fn counts() {
-        for (n, text) in
-            [(0, "0"), (12, "12"), (999, "999"), (1000, "1,000"), (142_884, "142,884"), (1_000_000, "1,000,000")]
-        {
-            assert_eq!(count(n), text);
-        }
-    }
 
     #[test]
     fn times_and_spans() {

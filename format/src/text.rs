@@ -45,19 +45,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_read_as_in_the_guide() {
-        for (n, text) in [
+    fn sizes() {
+        let cases: [(u64, &str); 16] = [
             (0, "0 B"),
+            (1, "1 B"),
             (1023, "1023 B"),
             (1024, "1.0 KiB"),
-            (10_188, "9.9 KiB"),
-            (10_230, "10 KiB"),
+            (1536, "1.5 KiB"),
+            (10 * 1024 - 1, "10 KiB"),
+            (10 * 1024 - 60, "9.9 KiB"),
+            (10 * 1024, "10 KiB"),
+            (1023 * 1024, "1023 KiB"),
+            (1024 * 1024 - 1, "1.0 MiB"),
+            (1024 * 1024 - 513, "1023 KiB"),
             (142 << 20, "142 MiB"),
-            ((1 << 30) - 1, "1.0 GiB"),
+            ((142 << 20) + 400_000, "142 MiB"),
+            (1 << 40, "1.0 TiB"),
+            (1 << 60, "1.0 EiB"),
             (u64::MAX, "16 EiB"),
-        ] {
+        ];
+        for (n, text) in cases {
             assert_eq!(bytes(n), text, "{n}");
         }
-        assert_eq!((count(7), count(142_884), things(1, "key")), ("7".into(), "142,884".into(), "1 key".into()));
+    }
+
+    #[test]
+    fn counts() {
+        for (n, text) in
+            [(0, "0"), (12, "12"), (999, "999"), (1000, "1,000"), (142_884, "142,884"), (1_000_000, "1,000,000")]
+        {
+            assert_eq!(count(n), text);
+        }
+        assert_eq!((things(1, "key"), things(2, "key")), ("1 key".into(), "2 keys".into()));
     }
 }

@@ -162,8 +162,11 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
     let selected: Vec<&Artifact> =
         manifest.artifacts.iter().filter(|a| options.scope.is_empty() || options.scope.contains(&a.kind)).collect();
     let mut refusals = laws::of_the_cluster(nodes);
-    let missing = options.scope.iter().filter(|kind| selected.iter().all(|a| a.kind != **kind));
-    refusals.extend(missing.map(|kind| refusal("", format!("{} holds no {kind}", manifest.id))));
+    let missing: Vec<_> = options.scope.iter().filter(|k| selected.iter().all(|a| a.kind != **k)).collect();
+    let missing: Vec<String> = missing.into_iter().map(|kind| format!("{} holds no {kind}", manifest.id)).collect();
+    if selected.is_empty() {
+        refusals.extend(missing.iter().map(|what| refusal("", what.clone())));
+    }
     let mut placed = Vec::new();
     for artifact in &selected {
         match place(artifact, nodes) {
@@ -179,7 +182,7 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
         backup_id: manifest.id.clone(),
         replacements: placed.iter().map(|(artifact, node)| replacement(artifact, node)).collect(),
         steps: steps(&placed),
-        notes: laws::notes(manifest, &selected),
+        notes: [laws::notes(manifest, &selected), missing].concat(),
         refusals,
         after: words::after(nodes),
     }

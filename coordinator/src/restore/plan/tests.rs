@@ -229,9 +229,12 @@ fn older_servers_and_full_disks_are_refused() {
 }
 
 #[test]
-fn a_kind_that_the_backup_lacks_is_refused() {
+fn a_kind_that_the_backup_lacks_is_said_and_refused_when_nothing_is_left() {
     let mut m = manifest();
     m.artifacts.remove(1);
-    let p = plan(&m, &[node()], &Options { scope: vec![ArtifactKind::Valkey] });
-    assert_eq!(p.refusals[0].message, "bk-2026-05-10-001 holds no valkey");
+    let lacks = "bk-2026-05-10-001 holds no valkey";
+    let alone = plan(&m, &[node()], &Options { scope: vec![ArtifactKind::Valkey] });
+    assert_eq!(alone.refusals[0].message, lacks);
+    let datastores = plan(&m, &[node()], &Options { scope: vec![ArtifactKind::Mongo, ArtifactKind::Valkey] });
+    assert_eq!((datastores.refusals, datastores.notes.contains(&lacks.to_owned())), (vec![], true));
 }
