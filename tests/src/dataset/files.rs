@@ -77,7 +77,7 @@ pub fn write_controller_yml(root: &Path, site: &Site) -> Result<()> {
     Ok(fs::set_permissions(path, Permissions::from_mode(0o640))?)
 }
 
-/// Removes the tree but not the runtime logs; leaves things that no backup knows.
+/// Removes the tree but not the runtime logs; leaves things that no backup knows, and no `controller.yml`.
 ///
 /// # Errors
 /// When it cannot be changed.
@@ -89,7 +89,7 @@ pub fn destroy_files(root: &Path) -> Result<()> {
         }
     }
     fs::create_dir_all(root.join("config"))?;
-    fs::write(root.join("config/controller.yml"), "uuid: overwritten\n")?;
+    fs::write(root.join("config/logback.xml"), "<other/>\n")?;
     fs::write(root.join("born-after-the-backup"), "x")?;
     fs::set_permissions(root, Permissions::from_mode(0o777))?;
     fs::create_dir_all(root.join("logs"))?;
