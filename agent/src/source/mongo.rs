@@ -2,7 +2,7 @@
 //! renames.
 //!
 //! Documents pass through as bytes (law L15). What is kept between the verbs of a restore is in the unit's notes and
-//! in the names of temporary collections, which all begin with [`temporary::PREFIX`].
+//! in the names of temporary collections, which all begin with `_prexor_`.
 
 mod capture;
 mod catalog;
