@@ -181,3 +181,127 @@ pub fn verify_tar<R: Read>(reader: R) -> Result<TarSummary, TreeError> {
     }
     Ok(listing.summary(tally.totals()))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tree::{Attributes, Mtime, TreeWriter, Xattr};
+
+    fn entry(path: &str, kind: EntryKind) -> Entry {
+        let xattrs = vec![Xattr { name: b"user.a=b".to_vec(), value: b"line\nbreak\0".to_vec() }];
+        let mtime = Mtime { seconds: -2, nanos: 1 };
+        let attributes = Attributes { mode: 0o4755, uid: u32::MAX - 1, gid: 5, mtime, xattrs };
+        Entry { path: TreePath::parse(path.as_bytes()).unwrap(), kind, attributes }
+    }
+
+    /// Entries of every kind with everything that needs pax records, and what their files hold.
+    fn entries() -> Vec<(Entry, Vec<u8>)> {
+        let long = "n".repeat(255);
+        let file = |path: &str, size: usize| (entry(path, EntryKind::File { size: size as u64 }), vec![7; size]);
+        let other = |path: &str, kind| (entry(path, kind), Vec::new());
+        let target = TreePath::parse(long.as_bytes()).unwrap();
+        let mut out = vec![
+            other(".", EntryKind::Directory),
+            other("d", EntryKind::Directory),
+            file("d/512", 512),
+            file("d/empty", 0),
+            other("d/modules", EntryKind::Directory),
+            file("d/modules/a.jar", 1000),
+            other("d/pipe", EntryKind::Fifo),
+            file(&long, 513),
+            other("z", EntryKind::HardLink { target }),
+            other("zz", EntryKind::Symlink { target: vec![b't'; 300] }),
+        ];
+        let mut odd = entry("zzz", EntryKind::File { size: 0 });
+        odd.path = TreePath::parse(b"zzz\xff\xfe").unwrap();
+        out.push((odd, Vec::new()));
+        out
+    }
+
+    fn written(entries: &[(Entry, Vec<u8>)]) -> (Vec<u8>, Totals) {
+        let mut w = TreeWriter::new(Vec::new());
+        for (e, data) in entries {
+            w.entry(e).unwrap();
+            data.chunks(100).for_each(|c| w.data(c).unwrap());
+        }
+        w.finish().unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let entries = entries();
+        let (tar, totals) = written(&entries);
+        let mut reader = TreeReader::new(&tar[..]);
+        for (expected, data) in &entries {
+            let Some(Step::Entry(found)) = reader.next_entry().unwrap() else { panic!("{expected:?}") };
+            let mut seen = expected.clone();
+            if matches!(seen.kind, EntryKind::HardLink { .. }) {
+                seen.attributes.xattrs.clear();
+            }
+            assert_eq!(found, seen);
+            let (mut all, mut buf) = (Vec::new(), [0; 77]);
+            while let n @ 1.. = reader.read_data(&mut buf).unwrap() {
+                all.extend_from_slice(&buf[..n]);
+            }
+            assert_eq!(&all, data);
+        }
+        assert!(reader.next_entry().unwrap().is_none());
+        let summary = verify_tar(&tar[..]).unwrap();
+        assert_eq!((summary.entries, summary.bytes, summary.content), (totals.entries, totals.bytes, totals.content));
+        assert_eq!(summary.modules, ["a.jar"]);
+        assert!(summary.findings.is_empty(), "{:?}", summary.findings);
+    }
+
+    #[test]
+    fn entries_out_of_place_are_found() {
+        let all = entries();
+        for (order, problem) in [
+            (&[0, 2][..], "no directory of this tar"),
+            (&[0, 1, 2, 2], "comes twice"),
+            (&[0, 3, 1], "no directory of this tar"),
+            (&[0, 9, 7], "not in its place"),
+            (&[0, 8], "no file that came before"),
+            (&[1], "before the root"),
+            (&[0, 0], "the root comes twice"),
+        ] {
+            let some: Vec<_> = order.iter().map(|i| all[*i].clone()).collect();
+            let findings = verify_tar(&written(&some).0[..]).unwrap().findings;
+            assert!(findings.iter().any(|f| f.problem.contains(problem)), "{order:?}: {findings:?}");
+        }
+    }
+
+    #[test]
+    fn every_cut_and_every_tail_is_found() {
+        let (tar, _) = written(&entries());
+        for len in (0..tar.len()).step_by(64) {
+            assert!(matches!(verify_tar(&tar[..len]), Err(TreeError::Malformed(_))), "{len}");
+        }
+        assert!(verify_tar(&[&tar[..], &[0; 10_240]].concat()[..]).is_ok());
+        assert!(verify_tar(&[&tar[..], b"x"].concat()[..]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn damage_never_panics(at in any::<prop::sample::Index>(), byte: u8, more in any::<prop::sample::Index>(), other: u8) {
+            let (mut tar, _) = written(&entries());
+            let (a, b) = (at.index(tar.len()), more.index(tar.len()));
+            tar[a] = byte;
+            tar[b] = other;
+            let _ = verify_tar(&tar[..]);
+            // With the checksum put right, the damage gets further.
+            let header = a / 512 * 512;
+            let block = &mut tar[header..header + 512];
+            block[148..156].fill(b' ');
+            let sum: u64 = block.iter().map(|c| u64::from(*c)).sum();
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            let _ = verify_tar(&tar[..]);
+        }
+
+        #[test]
+        fn noise_never_panics(noise in prop::collection::vec(any::<u8>(), 0..4096)) {
+            let _ = verify_tar(&noise[..]);
+        }
+    }
+}

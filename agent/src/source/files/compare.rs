@@ -92,7 +92,7 @@ impl Comparison<'_> {
 
     fn in_archive(&self) -> Result<impl Iterator<Item = Result<Item, SourceError>>, SourceError> {
         let file = File::open(self.archive).map_err(|e| self.failed(self.archive, e))?;
-        let mut tar = TreeReader::new(gzip::reader(BufReader::new(file)));
+        let mut tar = TreeReader::new(BufReader::new(gzip::reader(BufReader::new(file))));
         let mut buf = vec![0; 64 << 10];
         let mut next = move || loop {
             let entry = match tar.next_entry()? {

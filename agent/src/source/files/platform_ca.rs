@@ -38,3 +38,33 @@ pub(super) fn fingerprints(root: &Path) -> Vec<CaFingerprint> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_certificate_of_a_ca_file_has_a_fingerprint() {
+        let root = tempfile::tempdir().unwrap();
+        for directory in DIRECTORIES {
+            fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        // "abc" and "abd" in base64; a PEM block says nothing about what is in it.
+        let block = |kind: &str, base64: &str| format!("-----BEGIN {kind}-----\n{base64}\n-----END {kind}-----\n");
+        let bundle = block("CERTIFICATE", "YWJj") + &block("PRIVATE KEY", "YWJj") + &block("CERTIFICATE", "YWJk");
+        fs::write(root.path().join("data/certs/ca-bundle.crt"), bundle).unwrap();
+        fs::write(root.path().join("data/certs/server.crt"), block("CERTIFICATE", "YWJj")).unwrap();
+        fs::write(root.path().join("config/security/ca.p12"), "pkcs12").unwrap();
+        fs::write(root.path().join("config/security/ca.pem"), "no PEM").unwrap();
+        let found = fingerprints(root.path());
+        let of = |path: &str, bytes: &[u8]| CaFingerprint { path: path.to_owned(), sha256: Sha256Digest::of(bytes) };
+        assert_eq!(
+            found,
+            [
+                of("data/certs/ca-bundle.crt", b"abc"),
+                of("data/certs/ca-bundle.crt", b"abd"),
+                of("config/security/ca.p12", b"pkcs12")
+            ]
+        );
+    }
+}

@@ -130,7 +130,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn run(&mut self, archive: impl Read) -> Result<Unpacked, SourceError> {
-        let mut tar = TreeReader::new(archive);
+        let mut tar = TreeReader::new(BufReader::with_capacity(CHUNK, archive));
         let (mut checker, mut all, mut restored) = (Checker::default(), Tally::default(), Tally::default());
         let mut root = None;
         let mut buf = vec![0; CHUNK];
