@@ -59,7 +59,8 @@ impl Staging {
         let listed = self.unit.artifact.files.iter().find(|f| f.path == path);
         let expected = listed.cloned().ok_or_else(|| invalid(&self.unit.artifact, format!("it has no file {path}")))?;
         let target = self.unit.staged(&expected);
-        let part = target.with_added_extension("part");
+        // Not beside the target: its name may be as long as a name can be.
+        let part = self.unit.dir().join("incoming");
         let dir = target.parent().unwrap_or(self.unit.dir());
         fs::create_dir_all(dir).await.map_err(|e| write_error(&part, &e))?;
         let file = fs::File::create(&part).await.map_err(|e| write_error(&part, &e))?;
@@ -115,6 +116,9 @@ impl Staging {
         if let Some(missing) = artifact.files.iter().find(|f| !is_whole(&self.unit, f)) {
             return Err(invalid(artifact, format!("{} was not sent", missing.path)));
         }
+        // The names too must survive a power cut before the unit counts as staged.
+        let synced = std::fs::File::open(self.unit.dir()).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+        synced.map_err(|e| write_error(&self.unit.dir().to_owned(), &e))?;
         if self.unit.phase().map_err(|e| write_error(&self.unit.dir().to_owned(), &e))? == Phase::Staging {
             self.unit.set_phase(Phase::Staged).map_err(|e| write_error(&self.unit.dir().to_owned(), &e))?;
         }
