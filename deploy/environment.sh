@@ -10,12 +10,14 @@ need() {
     ((EUID == 0)) || { echo "$command is needed: sudo apt-get install $*" >&2; return 1; }
     echo "installing $*" >&2
     # The lists may be old, or were deleted to make an image small.
-    apt_install "$@" 2>/dev/null || { apt-get -qq -o DPkg::Lock::Timeout=300 update >&2 && apt_install "$@"; }
+    apt_install "$@" >/dev/null 2>&1 && return
+    apt-get -qq -o DPkg::Lock::Timeout=300 update >&2
+    apt_install "$@" >/dev/null
 }
 
 apt_install() {
     DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
-        install --no-install-recommends "$@" >&2
+        install --no-install-recommends "$@"
 }
 
 # Puts a cargo that works on PATH. With HOME somewhere else than where Rust was installed, cargo is not on PATH, or is
