@@ -1,6 +1,8 @@
 //! The files source on real trees: what comes back equals what was there, whatever is in the tree, in the archive or
 //! in the way. Run as root.
 
+#![expect(clippy::unwrap_used, reason = "helpers of a test fail it as the test itself does")]
+
 use std::{
     fs,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, symlink},
