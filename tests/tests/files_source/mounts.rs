@@ -21,6 +21,7 @@ pub(crate) struct Mount(PathBuf);
 
 impl Mount {
     /// `None` where mounting is not allowed, as in many containers.
+    #[expect(clippy::print_stderr, reason = "a test that proves nothing must say so")]
     pub(crate) fn tmpfs(at: &Path, size: &str) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
         let options = format!("size={size},mode=0755");

@@ -132,10 +132,10 @@ pub(crate) fn rich(root: &Path, uuid: &str) {
     chown(&setuid, Some(1234), Some(5678)).unwrap();
     fs::set_permissions(&setuid, PermissionsExt::from_mode(0o6755)).unwrap();
     let closed = write(b"closed", b"secret");
-    fs::set_permissions(&closed, PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, PermissionsExt::from_mode(0o000)).unwrap();
     fs::create_dir(odd(b"closed directory")).unwrap();
     fs::write(odd(b"closed directory/file"), "x").unwrap();
-    fs::set_permissions(odd(b"closed directory"), PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(odd(b"closed directory"), PermissionsExt::from_mode(0o000)).unwrap();
     fs::set_permissions(odd(b"empty directory"), PermissionsExt::from_mode(0o1777)).unwrap();
     chown(write(b"large ids", b"x"), Some(3_000_000_000), Some(4_000_000_000)).unwrap();
 
