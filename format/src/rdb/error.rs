@@ -45,13 +45,3 @@ pub enum RdbError {
         computed: u64,
     },
 }
-
-impl RdbError {
-    /// The error as one of [`io`], its kind kept where reading itself failed.
-    pub fn into_io(self) -> io::Error {
-        match self {
-            Self::Io { source, .. } => source,
-            other => io::Error::new(io::ErrorKind::InvalidData, other),
-        }
-    }
-}

@@ -31,21 +31,6 @@ pub enum Kind {
     Module,
 }
 
-impl Kind {
-    /// The word that the command TYPE answers; `module` where that is the module's own.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::String => "string",
-            Self::List => "list",
-            Self::Set => "set",
-            Self::SortedSet => "zset",
-            Self::Hash => "hash",
-            Self::Stream => "stream",
-            Self::Module => "module",
-        }
-    }
-}
-
 /// A key and what its value means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<'a> {
