@@ -1,6 +1,10 @@
 //! Receives an artifact's files into its unit and lets none count that differs from the manifest.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use prexor_format::{
     digest::Hasher,
@@ -118,9 +122,9 @@ impl Staging {
         }
         // The names too must survive a power cut before the unit counts as staged.
         let synced = std::fs::File::open(self.unit.dir()).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
-        synced.map_err(|e| write_error(&self.unit.dir().to_owned(), &e))?;
-        if self.unit.phase().map_err(|e| write_error(&self.unit.dir().to_owned(), &e))? == Phase::Staging {
-            self.unit.set_phase(Phase::Staged).map_err(|e| write_error(&self.unit.dir().to_owned(), &e))?;
+        synced.map_err(|e| write_error(self.unit.dir(), &e))?;
+        if self.unit.phase().map_err(|e| write_error(self.unit.dir(), &e))? == Phase::Staging {
+            self.unit.set_phase(Phase::Staged).map_err(|e| write_error(self.unit.dir(), &e))?;
         }
         Ok(artifact.size_bytes)
     }
@@ -140,7 +144,7 @@ fn invalid(artifact: &Artifact, what: String) -> SourceError {
     SourceError::Invalid(format!("artifact {}: {what}", artifact.id))
 }
 
-fn write_error(path: &PathBuf, e: &io::Error) -> SourceError {
+fn write_error(path: &Path, e: &io::Error) -> SourceError {
     match e.kind() {
         io::ErrorKind::StorageFull => {
             SourceError::NoSpace(format!("{}: the disk is full; make room and restore again", path.display()))

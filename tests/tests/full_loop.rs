@@ -18,7 +18,8 @@ async fn what_is_restored_equals_what_was_backed_up() {
 
     let created = cluster.ctl(&["backup", "create", "--description", "pre-1.0.1-upgrade"]).ok().out;
     let lines: Vec<&str> = created.lines().collect();
-    let id = lines[0].strip_prefix("-> Backup ").and_then(|l| l.strip_suffix(" created")).expect("the guide's first line");
+    let id =
+        lines[0].strip_prefix("-> Backup ").and_then(|l| l.strip_suffix(" created")).expect("the guide's first line");
     assert_eq!(lines[1], "files: mongo, valkey, filesystem");
     assert!(lines[2].starts_with("size: ") && lines[2].ends_with("iB"), "{created}");
     assert_eq!(lines[3], format!("path: {}/", cluster.backup_dir(id).display()));

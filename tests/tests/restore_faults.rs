@@ -1,0 +1,128 @@
+//! Restores that are interrupted: whatever dies, the end is all-old or all-new, and nothing is left behind.
+
+use std::process::{Child, Stdio};
+
+use prexor_tests::{
+    cluster::{Cluster, Said},
+    dataset::DATABASE,
+    equality::Snapshot,
+    servers::{PATIENCE, wait_until},
+};
+
+async fn temporary_collections(cluster: &Cluster) -> usize {
+    let names = cluster.mongod.client().await.database(DATABASE).list_collection_names().await.expect("names");
+    names.iter().filter(|n| n.starts_with("_prexor_")).count()
+}
+
+/// A restore that has begun to load collections beside the live ones.
+async fn restore_has_begun(cluster: &Cluster, id: &str) -> Child {
+    let mut command = cluster.ctl_command(&["restore", id, "--yes", "--json"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("prexorctl can be started");
+    wait_until("the restore to load", PATIENCE, async || temporary_collections(cluster).await > 0).await;
+    child
+}
+
+/// Some other data than what is in the backup, so that all-old and all-new differ.
+async fn changed(cluster: &Cluster) -> (String, Snapshot, Snapshot) {
+    let backed_up = cluster.snapshot().await;
+    let id = cluster.backup();
+    cluster.destroy().await;
+    cluster.write_controller_yml();
+    (id, backed_up, cluster.snapshot().await)
+}
+
+async fn is_as(cluster: &Cluster, expected: &Snapshot) {
+    assert_eq!(expected.differences(&cluster.snapshot().await), [] as [String; 0]);
+    assert_eq!(temporary_collections(cluster).await, 0);
+    let beside: Vec<_> = std::fs::read_dir(cluster.root().parent().expect("a parent"))
+        .expect("the root's parent")
+        .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(beside, ["prexorcloud"], "nothing is left beside the root");
+}
+
+fn last_job(cluster: &Cluster) -> serde_json::Value {
+    cluster.ctl(&["job", "list", "--json"]).ok().json()[0].clone()
+}
+
+async fn job_has_ended(cluster: &Cluster) -> serde_json::Value {
+    let ended = || !matches!(last_job(cluster)["state"].as_str(), Some("running" | "queued"));
+    wait_until("the job to end", PATIENCE, async || ended()).await;
+    last_job(cluster)
+}
+
+#[tokio::test]
+async fn a_coordinator_that_dies_takes_the_restore_back_when_it_is_back() {
+    let mut cluster = Cluster::start().await;
+    let (id, backed_up, live) = changed(&cluster).await;
+    let restore = restore_has_begun(&cluster, &id).await;
+    cluster.kill_coordinator();
+    cluster.start_coordinator().await;
+    let job = job_has_ended(&cluster).await;
+    assert_eq!((&job["state"], &job["failure"]["reason"]), (&"failed".into(), &"INTERRUPTED".into()), "{job}");
+    is_as(&cluster, &live).await;
+    let said: Said = restore.wait_with_output().expect("prexorctl ends").into();
+    assert_ne!(said.code, 0, "the one who watched comes to know it: {said:?}");
+    cluster.ctl(&["restore", &id, "--yes"]).ok();
+    is_as(&cluster, &backed_up).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_is_waited_for_and_takes_back() {
+    let mut cluster = Cluster::start().await;
+    let (id, backed_up, live) = changed(&cluster).await;
+    let restore = restore_has_begun(&cluster, &id).await;
+    cluster.kill_agent();
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(last_job(&cluster)["state"], "running", "it waits");
+    cluster.start_agent().await;
+    assert_eq!(job_has_ended(&cluster).await["state"], "failed");
+    is_as(&cluster, &live).await;
+    let said: Said = restore.wait_with_output().expect("prexorctl ends").into();
+    assert!(said.code != 0 && said.err.contains("as it was before"), "{said:?}");
+    cluster.ctl(&["restore", &id, "--yes"]).ok();
+    is_as(&cluster, &backed_up).await;
+}
+
+#[tokio::test]
+async fn a_cancelled_restore_leaves_everything_as_it_was() {
+    let cluster = Cluster::start().await;
+    let (id, _, live) = changed(&cluster).await;
+    let restore = restore_has_begun(&cluster, &id).await;
+    cluster.ctl(&["job", "cancel", last_job(&cluster)["id"].as_str().expect("an id")]).ok();
+    assert_eq!(job_has_ended(&cluster).await["state"], "cancelled");
+    is_as(&cluster, &live).await;
+    let said: Said = restore.wait_with_output().expect("prexorctl ends").into();
+    assert_ne!(said.code, 0, "{said:?}");
+}
+
+#[tokio::test]
+async fn a_valkey_that_does_not_start_takes_everything_back() {
+    let cluster = Cluster::start().await;
+    let (id, backed_up, live) = changed(&cluster).await;
+    // The databases are swapped first, so the failure comes after live data has changed.
+    let config = cluster.dir().join("agent.yml");
+    let good = std::fs::read_to_string(&config).expect("agent.yml");
+    let start = cluster.valkey.as_ref().expect("Valkey").start_command();
+    let once = cluster.dir().join("start-once");
+    let script = format!(
+        "#!/bin/sh\nif [ -e '{0}.tried' ]; then exec '{1}'; fi\ntouch '{0}.tried'\necho no memory >&2\nexit 1\n",
+        once.display(),
+        start.display()
+    );
+    std::fs::write(&once, script).expect("a script");
+    std::fs::set_permissions(&once, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
+    std::fs::write(&config, good.replace(&start.display().to_string(), &once.display().to_string()))
+        .expect("agent.yml");
+    let mut cluster = cluster;
+    cluster.kill_agent();
+    cluster.start_agent().await;
+    let said = cluster.ctl(&["restore", &id, "--yes"]);
+    assert_ne!(said.code, 0, "{said:?}");
+    assert!(said.err.contains("no memory") && said.err.contains("as it was before"), "{}", said.err);
+    assert!(said.out.contains("RestoreExecutor: drop+restore mongo... OK"), "{}", said.out);
+    assert!(said.out.contains("RestoreExecutor: replace valkey RDB... FAILED"), "{}", said.out);
+    is_as(&cluster, &live).await;
+    cluster.ctl(&["restore", &id, "--yes"]).ok();
+    is_as(&cluster, &backed_up).await;
+}
