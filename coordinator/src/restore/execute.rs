@@ -227,7 +227,7 @@ impl Execution<'_> {
         let mut reminded: Option<Instant> = None;
         loop {
             let attempt = async {
-                let agent = self.agent(&node).await?;
+                let agent = self.agent(node).await?;
                 agent.verb(verb, self.job.fence(), artifact_id, |p| self.job.progress(p)).await
             };
             let error = match attempt.await {
