@@ -43,9 +43,9 @@ const HOMES: &[Home] = &[
 
 fn rust_files() -> Vec<PathBuf> {
     fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        for entry in fs::read_dir(directory).expect("a directory of ours") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
             if path.is_dir() && name != "target" && !name.starts_with('.') {
                 walk(&path, found);
             } else if name.ends_with(".rs") {
@@ -61,7 +61,7 @@ fn rust_files() -> Vec<PathBuf> {
 }
 
 fn below_root(path: &Path) -> String {
-    path.strip_prefix(repository()).unwrap().display().to_string()
+    path.strip_prefix(repository()).expect("below the root").display().to_string()
 }
 
 /// Whether a line of code names the library: its name as a whole word, before any comment.
