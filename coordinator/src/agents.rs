@@ -115,3 +115,6 @@ impl Agents {
         node
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use prexor_coordinator::{
     agents::{Agents, Timeouts},
     catalog::Catalog,
     config::{self, Config},
+    error::Error,
     grpc,
     jobs::{self, Jobs},
     startup,
@@ -17,6 +18,7 @@ use prexor_coordinator::{
     tls::Tls,
 };
 use prexor_daemon::{exit, logging, process, shutdown};
+use prexor_proto::reason::Reason;
 use prexor_transport::serve;
 use tokio::task::JoinSet;
 
@@ -64,7 +66,12 @@ fn main() -> ExitCode {
     }
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => complain(&format!("{e:#}"), 1),
+        Err(e) => {
+            let ours = e.downcast_ref::<Error>();
+            // What is on this host does not go with the configuration: a restart will not help.
+            let wrong = ours.is_some_and(|e| e.reason == Reason::InvalidRequest);
+            complain(&format!("{e:#}"), if wrong { exit::CONFIG } else { 1 })
+        }
     }
 }
 

@@ -22,8 +22,8 @@ const RECENT: u32 = 100;
 pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
     let records = ctx.catalog.nodes().await?;
     let nodes = ctx.agents.inspect_all(&records).await;
-    let recent: Vec<Backup> = backups::list(ctx, None, RECENT).await?.into_iter().map(|b| b.backup).collect();
     let latest_backup = backups::latest(ctx, None).await?;
+    let recent: Vec<Backup> = ctx.catalog.backups(None, RECENT).await?.into_iter().map(|b| b.backup).collect();
     let store_free_bytes = ctx.store.free_bytes().await?;
     let mut problems = problems(&nodes, &recent, latest_backup.is_some(), Timestamp::now());
     if let Some(latest) = latest_backup.as_ref().filter(|b| b.size_bytes > store_free_bytes) {

@@ -111,6 +111,29 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_certificate_of_another_role_or_none_is_stopped_at_the_door() {
+        let dir = tempfile::tempdir().unwrap();
+        let now = jiff::Timestamp::now();
+        let authority = prexor_certs::Authority::create(&dir.path().join("ca"), "c", now).unwrap();
+        let call = async |role: Option<Role>| {
+            let certificate = role.map(|role| {
+                let identity = prexor_certs::Identity::new("c", role, "x").unwrap();
+                let credential = authority.issue_credential(&identity, std::time::Duration::from_secs(60), now);
+                credential.unwrap().leaf().clone()
+            });
+            let inner =
+                tower::service_fn(async |_| Ok::<_, std::convert::Infallible>(http::Response::new(Body::empty())));
+            let mut request = http::Request::new(Body::empty());
+            *request.uri_mut() = TABLE[0].0.parse().unwrap();
+            request.extensions_mut().insert(PeerInfo { address: ([127, 0, 0, 1], 1).into(), certificate });
+            let response = tower::Layer::layer(&Layer, inner).call(request).await.unwrap();
+            !response.headers().contains_key("grpc-status")
+        };
+        assert!(call(Some(Role::Operator)).await);
+        assert!(!call(Some(Role::Agent)).await && !call(Some(Role::Coordinator)).await && !call(None).await);
+    }
+
     #[test]
     fn only_operators_get_through() {
         for (method, _) in TABLE {

@@ -39,7 +39,11 @@ pub(super) async fn receive(
     tokio::select! {
         biased;
         () = stop.cancelled() => Err(Error::cancelled()),
-        artifact = stream(&ctx, &job, &id, &choice) => artifact.map_err(|e| e.on(choice.node.as_str())),
+        artifact = stream(&ctx, &job, &id, &choice) => artifact.map_err(|e| match e.reason {
+            // What came was wrong. The other errors are the agent's, which name it, or our own store's.
+            Reason::Damaged => e.on(choice.node.as_str()),
+            _ => e,
+        }),
     }
 }
 
