@@ -9,6 +9,7 @@ pub mod digest;
 pub mod gzip;
 pub mod id;
 pub mod manifest;
+pub mod text;
 pub mod mongodump;
 pub mod tree;
 pub mod rdb;
