@@ -28,7 +28,9 @@ pub enum FenceError {
         own: String,
     },
     /// A coordinator of the past.
-    #[error("epoch {asked} is older than {highest}: another coordinator has taken over, this one must not change anything")]
+    #[error(
+        "epoch {asked} is older than {highest}: another coordinator has taken over, this one must not change anything"
+    )]
     Stale {
         /// The epoch of the call.
         asked: u64,

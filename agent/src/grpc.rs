@@ -60,10 +60,7 @@ impl Api {
 
 #[tonic::async_trait]
 impl AgentService for Api {
-    async fn inspect(
-        &self,
-        request: Request<wire::InspectRequest>,
-    ) -> Result<Response<wire::InspectResponse>, Status> {
+    async fn inspect(&self, request: Request<wire::InspectRequest>) -> Result<Response<wire::InspectResponse>, Status> {
         self.authorise(&request)?;
         Ok(Response::new(wire::InspectResponse { node: Some(inspect::node(&self.host).await) }))
     }

@@ -20,13 +20,16 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const DAY: Duration = Duration::from_secs(86400);
 
-struct Ca(Authority, #[allow(dead_code, reason = "keeps the directory")] TempDir);
+struct Ca {
+    authority: Authority,
+    _dir: TempDir,
+}
 
 impl Ca {
     fn new(cluster: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let ago = Timestamp::now() - SignedDuration::from_hours(24 * 365);
-        Self(Authority::create(&dir.path().join("ca"), cluster, ago).unwrap(), dir)
+        Self { authority: Authority::create(&dir.path().join("ca"), cluster, ago).unwrap(), _dir: dir }
     }
 
     fn credential(&self, role: Role, name: &str) -> Credential {
@@ -34,15 +37,17 @@ impl Ca {
     }
 
     fn credential_at(&self, role: Role, name: &str, now: Timestamp) -> Credential {
-        self.0.issue_credential(&Identity::new(self.0.cluster(), role, name).unwrap(), DAY, now).unwrap()
+        self.authority
+            .issue_credential(&Identity::new(self.authority.cluster(), role, name).unwrap(), DAY, now)
+            .unwrap()
     }
 
     /// A credential of this CA that trusts other ones.
     fn trusting(&self, role: Role, name: &str, roots: &[&Ca]) -> Credential {
         let (key, csr) = generate_request().unwrap();
-        let identity = Identity::new(self.0.cluster(), role, name).unwrap();
-        let chain = self.0.issue(&csr, &identity, DAY, Timestamp::now()).unwrap();
-        Credential::new(chain, key, roots.iter().map(|ca| ca.0.root_der().clone()).collect()).unwrap()
+        let identity = Identity::new(self.authority.cluster(), role, name).unwrap();
+        let chain = self.authority.issue(&csr, &identity, DAY, Timestamp::now()).unwrap();
+        Credential::new(chain, key, roots.iter().map(|ca| ca.authority.root_der().clone()).collect()).unwrap()
     }
 }
 
@@ -138,7 +143,7 @@ async fn a_server_must_be_who_is_expected() {
 #[tokio::test]
 async fn a_replaced_ca_is_named_with_both_fingerprints() {
     let (old, new) = (Ca::new("main"), Ca::new("main"));
-    let [old_print, new_print] = [&old, &new].map(|ca| ca.0.fingerprint().to_string());
+    let [old_print, new_print] = [&old, &new].map(|ca| ca.authority.fingerprint().to_string());
 
     let (server, client) =
         dial(&old.credential(Role::Agent, "h1"), &new.credential(Role::Coordinator, "c1"), node("h1")).await;
@@ -187,7 +192,7 @@ async fn certificates_out_of_their_time_are_refused_and_both_ends_know_why() {
 async fn a_client_without_a_certificate_is_told_so() {
     let ca = Ca::new("main");
     let server = tls::server_config(&ca.credential(Role::Coordinator, "c1")).unwrap();
-    let (server, client) = connect(server, tls::pinned_client_config(ca.0.fingerprint()).unwrap()).await;
+    let (server, client) = connect(server, tls::pinned_client_config(ca.authority.fingerprint()).unwrap()).await;
     assert_eq!(rejected(&client), "it wants a certificate and was shown none");
     assert_eq!(untrusted(&server), "it presented no certificate");
 }
@@ -198,7 +203,7 @@ async fn tls_1_2_is_not_spoken() {
     let home = ca.credential(Role::Coordinator, "c1");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(ca.0.root_der().clone()).unwrap();
+    roots.add(ca.authority.root_der().clone()).unwrap();
     let old = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS12])
         .unwrap()
@@ -218,28 +223,33 @@ async fn the_first_contact_trusts_the_pinned_ca_and_nobody_else() {
     let pin = |pin| tls::pinned_client_config(pin).unwrap();
     let serve = |credential: &Credential| tls::enrolment_server_config(credential).unwrap();
     let home = ca.credential(Role::Coordinator, "c1");
-    assert_eq!(connect(serve(&home), pin(ca.0.fingerprint())).await, (Ok(()), Ok(())));
+    assert_eq!(connect(serve(&home), pin(ca.authority.fingerprint())).await, (Ok(()), Ok(())));
 
-    let (_, client) = connect(serve(&evil.credential(Role::Coordinator, "c1")), pin(ca.0.fingerprint())).await;
-    let message = format!("it presents the CA {}, but the token pins {}", evil.0.fingerprint(), ca.0.fingerprint());
+    let (_, client) = connect(serve(&evil.credential(Role::Coordinator, "c1")), pin(ca.authority.fingerprint())).await;
+    let message = format!(
+        "it presents the CA {}, but the token pins {}",
+        evil.authority.fingerprint(),
+        ca.authority.fingerprint()
+    );
     assert_eq!(untrusted(&client), message);
 
     // An impostor shows the root that is pinned, behind a leaf that it did not sign.
     let (key, csr) = generate_request().unwrap();
     let identity = Identity::new("main", Role::Coordinator, "c1").unwrap();
-    let mut chain = evil.0.issue(&csr, &identity, DAY, Timestamp::now()).unwrap();
-    chain[1] = ca.0.root_der().clone();
-    let impostor = Credential::new(chain.clone(), key, vec![ca.0.root_der().clone()]).unwrap();
-    let (_, client) = connect(serve(&impostor), pin(ca.0.fingerprint())).await;
+    let mut chain = evil.authority.issue(&csr, &identity, DAY, Timestamp::now()).unwrap();
+    chain[1] = ca.authority.root_der().clone();
+    let impostor = Credential::new(chain.clone(), key, vec![ca.authority.root_der().clone()]).unwrap();
+    let (_, client) = connect(serve(&impostor), pin(ca.authority.fingerprint())).await;
     untrusted(&client);
     // The leaf itself is never its own root.
     let (_, client) = connect(serve(&home), pin(Sha256Digest::of(&home.chain()[0]))).await;
     untrusted(&client);
 
     // Somebody who is known, but not as a coordinator, collects no tokens.
-    let (_, client) = connect(serve(&ca.credential(Role::Agent, "h1")), pin(ca.0.fingerprint())).await;
+    let (_, client) = connect(serve(&ca.credential(Role::Agent, "h1")), pin(ca.authority.fingerprint())).await;
     assert_eq!(untrusted(&client), "it is prexor://main/agent/h1, but a coordinator was expected");
     let past = Timestamp::now() - SignedDuration::from_hours(48);
-    let (_, client) = connect(serve(&ca.credential_at(Role::Coordinator, "c1", past)), pin(ca.0.fingerprint())).await;
+    let (_, client) =
+        connect(serve(&ca.credential_at(Role::Coordinator, "c1", past)), pin(ca.authority.fingerprint())).await;
     assert!(untrusted(&client).contains("expired at "));
 }

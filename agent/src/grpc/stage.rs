@@ -13,7 +13,10 @@ use tonic::{Status, Streaming};
 use super::{Api, error};
 use crate::staging::Staging;
 
-pub(super) async fn receive(api: &Api, mut stream: Streaming<wire::StageRequest>) -> Result<wire::StageResponse, Status> {
+pub(super) async fn receive(
+    api: &Api,
+    mut stream: Streaming<wire::StageRequest>,
+) -> Result<wire::StageResponse, Status> {
     let bad = |what: &str| status(Reason::InvalidRequest, format!("staging stream: {what}"));
     let Some(Frame::Begin(begin)) = stream.message().await?.and_then(|m| m.frame) else {
         return Err(bad("it does not begin with StageBegin"));

@@ -97,7 +97,10 @@ pub(super) fn probe(unit: Option<&RestoreUnit>) -> Result<wire::ProbeResponse, S
         .phase()
         .map_err(|e| error::source(SourceError::Failed(format!("the unit's phase cannot be read: {e}"))))?;
     let whole = unit.artifact.files.iter().filter(|f| is_whole(unit, f));
-    Ok(wire::ProbeResponse { phase: phase_to_wire(phase).into(), staged_paths: whole.map(|f| f.path.clone()).collect() })
+    Ok(wire::ProbeResponse {
+        phase: phase_to_wire(phase).into(),
+        staged_paths: whole.map(|f| f.path.clone()).collect(),
+    })
 }
 
 fn phase_to_wire(phase: Phase) -> UnitPhase {
