@@ -145,7 +145,7 @@ fn lines(plan: &Plan) -> Vec<String> {
         lines.extend([String::new(), "Steps (! changes live data):".to_owned()]);
         lines.extend(plan.steps.iter().map(|step| {
             let (mark, on) =
-                (if step.destructive { "!" } else { " " }, if step.node.is_empty() { "-" } else { &step.node });
+                (if step.destructive { "!" } else { " " }, if step.node.is_empty() { "coordinator" } else { &step.node });
             format!("  {mark} {:>2}. {on}: {}", step.number, step.title)
         }));
     }
