@@ -112,6 +112,11 @@ impl Cluster {
         cluster
     }
 
+    /// Everything enrolled, with a `controller.yml` and no data beside it.
+    pub async fn empty() -> Self {
+        Self::enrolled(true).await
+    }
+
     async fn fill(&self) {
         let client = self.mongod.client().await;
         let mut resp = self.resp().await;

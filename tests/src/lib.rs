@@ -2,6 +2,7 @@
 //!
 //! It knows the servers and the data; of our own daemons only `capture` knows the seam of an agent's sources.
 
+pub mod bench;
 pub mod capture;
 pub mod cluster;
 pub mod dataset;
