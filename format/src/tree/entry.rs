@@ -73,12 +73,13 @@ pub struct Entry {
     pub attributes: Attributes,
 }
 
-/// The bytes that stand for an entry in a tree's content digest, `content` being the digest of a regular file's bytes.
+/// The bytes that stand for an entry in a tree's content digest, `content` being the digest of a regular file's bytes, holes
+/// included, as [`super::FileHasher`] takes it.
 ///
 /// Lengths and numbers are little-endian: length of the path (u32), path, kind (`d f l h p`); for a hard link then the
 /// length of the target (u32) and the target; for everything else mode, uid, gid (u32 each), seconds (i64) and
 /// nanoseconds (u32) of the modification, the number of extended attributes (u32), each as length (u32) and bytes of
-/// name and value; then size (u64) and SHA-256 of a file, or length (u32) and bytes of a symbolic link's target.
+/// name and value; then size (u64) and digest of a file ([`super::FileHasher`]), or length (u32) and bytes of a symbolic link's target.
 pub fn entry_digest_input(entry: &Entry, content: Option<&Sha256Digest>) -> Vec<u8> {
     let mut out = Vec::with_capacity(128 + entry.path.as_bytes().len());
     let field = |out: &mut Vec<u8>, bytes: &[u8]| {

@@ -16,6 +16,9 @@ pub(super) const MAX_SIZE: u64 = 0o77_777_777_777;
 /// Length of the name and link name fields.
 pub(super) const NAME_FIELD: usize = 100;
 
+/// The names of owner and group that fit into their fields, which end with a NUL.
+pub(super) const MAX_OWNER: usize = 31;
+
 /// The prefix of the keyword under which star, GNU tar and libarchive keep extended attributes.
 pub(super) const XATTR_KEYWORD: &[u8] = b"SCHILY.xattr.";
 
@@ -30,6 +33,9 @@ pub(super) struct Header {
     pub(super) seconds: i64,
     pub(super) kind: u8,
     pub(super) link: Vec<u8>,
+    /// Names of owner and group, which a program that unpacks prefers to their numbers; empty where there are none.
+    pub(super) user: Vec<u8>,
+    pub(super) group: Vec<u8>,
 }
 
 impl Header {
@@ -51,6 +57,10 @@ impl Header {
         b[156] = self.kind;
         text(&mut b, 157, &self.link);
         b[257..265].copy_from_slice(b"ustar\x0000");
+        for (at, name) in [(265, &self.user), (297, &self.group)] {
+            let name = &name[..name.len().min(MAX_OWNER)];
+            b[at..at + name.len()].copy_from_slice(name);
+        }
         octal(&mut b, 329, 7, 0);
         octal(&mut b, 337, 7, 0);
         let sum = checksum(&b);
@@ -89,6 +99,8 @@ impl Header {
             seconds: i64::try_from(octal(136..148, "time")?).map_err(|_| "the time of a header is too large")?,
             kind: b[156],
             link: text(157..257),
+            user: text(265..297),
+            group: text(297..329),
         })
     }
 }

@@ -7,7 +7,11 @@ use super::{
     entry::{Attributes, Entry, EntryKind, Mtime, Xattr},
     header::{BLOCK, Header, MAX_EXTENDED, decode_xattr_name, parse_time, records},
     path::TreePath,
+    sparse::{Ahead, MapParser, Pieces, SparseMap},
 };
+
+/// The most zeros behind the end of a tar: no program pads to more.
+const MAX_END: usize = 1 << 20;
 
 /// Why a tar cannot be read on.
 #[derive(Debug, thiserror::Error)]
@@ -44,10 +48,23 @@ pub enum Step {
     Refused(Finding),
 }
 
+/// What [`TreeReader::read_piece`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes read into the buffer, at least one.
+    Data(usize),
+    /// This many zeros that are not in the tar, at least one; any number, whatever a hostile tar says.
+    Hole(u64),
+    /// The end of the file.
+    End,
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct TreeReader<R: Read> {
     inner: R,
+    pieces: Pieces,
+    /// Bytes of the entry that are still in the tar.
     left: u64,
     padding: usize,
     ended: bool,
@@ -56,7 +73,7 @@ pub struct TreeReader<R: Read> {
 impl<R: Read> TreeReader<R> {
     /// Reads from `inner`, which should be buffered.
     pub fn new(inner: R) -> Self {
-        Self { inner, left: 0, padding: 0, ended: false }
+        Self { inner, pieces: SparseMap::dense(0).pieces(), left: 0, padding: 0, ended: false }
     }
 
     /// The next entry, skipping what was not read of the one before; `None` at the end of the tar.
@@ -87,15 +104,42 @@ impl<R: Read> TreeReader<R> {
             }
             let size = extended.size.unwrap_or(header.size);
             self.expect_data(size);
-            return Ok(Some(step(header, extended, size)));
+            let map = match &extended.sparse {
+                None => Ok(SparseMap::dense(size)),
+                // Only a regular file is looked for in its data.
+                Some(_) if header.kind != b'0' => Err("holes where only a regular file has any".to_owned()),
+                Some(sparse) => self.sparse_map(sparse)?,
+            };
+            return Ok(Some(step(header, extended, map).map_or_else(Step::Refused, |(entry, map)| {
+                self.pieces = map.pieces();
+                Step::Entry(entry)
+            })));
         }
     }
 
-    /// Reads bytes of the regular file that [`TreeReader::next_entry`] came to; 0 at its end.
+    /// Reads on in the regular file that [`TreeReader::next_entry`] came to.
     ///
     /// # Errors
     /// When the tar ends before the file does.
-    pub fn read_data(&mut self, buf: &mut [u8]) -> Result<usize, TreeError> {
+    pub fn read_piece(&mut self, buf: &mut [u8]) -> Result<Piece, TreeError> {
+        let piece = match self.pieces.ahead() {
+            None => Piece::End,
+            Some(Ahead::Hole(len)) => Piece::Hole(len),
+            Some(Ahead::Data(len)) => {
+                let want = usize::try_from(len).unwrap_or(usize::MAX).min(buf.len());
+                Piece::Data(self.read_raw(&mut buf[..want])?)
+            }
+        };
+        match piece {
+            Piece::Data(n) => self.pieces.advance(n as u64),
+            Piece::Hole(len) => self.pieces.advance(len),
+            Piece::End => {}
+        }
+        Ok(piece)
+    }
+
+    /// Bytes of the entry as they stand in the tar; 0 at their end.
+    fn read_raw(&mut self, buf: &mut [u8]) -> Result<usize, TreeError> {
         let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buf.len());
         if want == 0 {
             return Ok(0);
@@ -108,14 +152,38 @@ impl<R: Read> TreeReader<R> {
         Ok(n)
     }
 
+    /// The map that the data of a sparse file begins with, or what is wrong with it.
+    fn sparse_map(&mut self, sparse: &Sparse) -> Result<Result<SparseMap, String>, TreeError> {
+        let Sparse { major: Some(1), minor: Some(0), name: Some(_), size: Some(size) } = *sparse else {
+            return Ok(Err("a sparse file in a form that is not supported".to_owned()));
+        };
+        let mut parser = MapParser::default();
+        loop {
+            if self.left < BLOCK as u64 {
+                return Ok(Err("a sparse file whose map is cut".to_owned()));
+            }
+            let block = self.block()?;
+            self.left -= BLOCK as u64;
+            match parser.block(&block) {
+                Ok(false) => {}
+                Ok(true) => break,
+                Err(problem) => return Ok(Err(problem)),
+            }
+        }
+        Ok(parser.finish(size).and_then(|map| match map.data() == self.left {
+            true => Ok(map),
+            false => Err("a sparse file whose map is not that of its data".to_owned()),
+        }))
+    }
+
     fn expect_data(&mut self, size: u64) {
-        self.left = size;
+        (self.left, self.pieces) = (size, SparseMap::dense(0).pieces());
         self.padding = (BLOCK - (size % BLOCK as u64) as usize) % BLOCK;
     }
 
     fn skip_data(&mut self) -> Result<(), TreeError> {
         let mut buf = [0; 8 << 10];
-        while self.read_data(&mut buf)? > 0 {}
+        while self.read_raw(&mut buf)? > 0 {}
         self.inner.read_exact(&mut buf[..std::mem::take(&mut self.padding)]).map_err(cut_or)
     }
 
@@ -137,13 +205,13 @@ impl<R: Read> TreeReader<R> {
         Ok(data)
     }
 
-    /// Zeros may follow (tars are often padded to 10 KiB); reading them also has gzip check its last checksum.
+    /// Some zeros may follow (tars are often padded to 10 KiB); reading them also has gzip check its last checksum.
     fn expect_nothing_more(&mut self) -> Result<(), TreeError> {
-        let mut buf = [0; 8 << 10];
+        let (mut buf, mut zeros) = ([0; 8 << 10], 0);
         loop {
             match retry(|| self.inner.read(&mut buf))? {
                 0 => return Ok(()),
-                n if buf[..n].iter().all(|b| *b == 0) => {}
+                n if zeros + n <= MAX_END && buf[..n].iter().all(|b| *b == 0) => zeros += n,
                 _ => return Err(malformed("there are bytes after the end of the tar")),
             }
         }
@@ -181,7 +249,16 @@ struct Extended {
     gid: Option<u32>,
     mtime: Option<Mtime>,
     xattrs: Vec<Xattr>,
-    sparse: bool,
+    sparse: Option<Sparse>,
+}
+
+/// What GNU tar says of a sparse file; see `sparse`.
+#[derive(Debug, Default)]
+struct Sparse {
+    major: Option<u32>,
+    minor: Option<u32>,
+    name: Option<Vec<u8>>,
+    size: Option<u64>,
 }
 
 impl Extended {
@@ -207,9 +284,18 @@ impl Extended {
                         parse_time(value).ok_or_else(|| malformed("the time of an extended header is no time"))?;
                     out.mtime = Some(time);
                 }
-                _ if keyword.starts_with(b"GNU.sparse.") => out.sparse = true,
                 _ => {
-                    if let Some(name) = decode_xattr_name(keyword) {
+                    if let Some(keyword) = keyword.strip_prefix(b"GNU.sparse.") {
+                        let sparse = out.sparse.get_or_insert_default();
+                        match keyword {
+                            b"major" => sparse.major = decimal(value, "version")?,
+                            b"minor" => sparse.minor = decimal(value, "version")?,
+                            b"realsize" => sparse.size = decimal(value, "real size")?,
+                            b"name" => sparse.name = Some(value.to_vec()),
+                            // Those of older versions; the version tells.
+                            _ => {}
+                        }
+                    } else if let Some(name) = decode_xattr_name(keyword) {
                         out.xattrs.push(Xattr { name, value: value.to_vec() });
                     }
                 }
@@ -220,14 +306,14 @@ impl Extended {
     }
 }
 
-fn step(header: Header, extended: Extended, size: u64) -> Step {
-    let name = extended.path.unwrap_or(header.name);
+/// The entry and where its data is.
+fn step(header: Header, extended: Extended, map: Result<SparseMap, String>) -> Result<(Entry, SparseMap), Finding> {
+    // The name in the header of a sparse file is one for programs that know nothing of them.
+    let name = extended.sparse.and_then(|s| s.name).or(extended.path).unwrap_or(header.name);
     let link = extended.link.unwrap_or(header.link);
     let entry = || {
         let path = TreePath::parse(&name).map_err(|e| e.to_string())?;
-        if extended.sparse {
-            return Err("a sparse file in a form that is not supported".to_owned());
-        }
+        let map = map?;
         if extended.xattrs.windows(2).any(|w| w[0].name == w[1].name) {
             return Err("an extended attribute comes twice".to_owned());
         }
@@ -235,7 +321,7 @@ fn step(header: Header, extended: Extended, size: u64) -> Step {
             return Err("an extended attribute without a proper name".to_owned());
         }
         let kind = match header.kind {
-            b'0' | 0 | b'7' if !name.ends_with(b"/") => EntryKind::File { size },
+            b'0' | 0 | b'7' if !name.ends_with(b"/") => EntryKind::File { size: map.size() },
             b'1' => {
                 let target = TreePath::parse(&link).map_err(|e| format!("a hard link to {e}"))?;
                 EntryKind::HardLink { target }
@@ -247,7 +333,7 @@ fn step(header: Header, extended: Extended, size: u64) -> Step {
             b'6' => EntryKind::Fifo,
             other => return Err(format!("an entry of unknown type {:?}", char::from(other))),
         };
-        if size > 0 && !matches!(kind, EntryKind::File { .. }) {
+        if map.size() > 0 && !matches!(kind, EntryKind::File { .. }) {
             return Err("bytes where only a regular file has any".to_owned());
         }
         let attributes = Attributes {
@@ -257,10 +343,7 @@ fn step(header: Header, extended: Extended, size: u64) -> Step {
             mtime: extended.mtime.unwrap_or(Mtime { seconds: header.seconds, nanos: 0 }),
             xattrs: extended.xattrs,
         };
-        Ok(Entry { path, kind, attributes })
+        Ok((Entry { path, kind, attributes }, map))
     };
-    match entry() {
-        Ok(entry) => Step::Entry(entry),
-        Err(problem) => Step::Refused(Finding { name: String::from_utf8_lossy(&name).into_owned(), problem }),
-    }
+    entry().map_err(|problem| Finding { name: String::from_utf8_lossy(&name).into_owned(), problem })
 }

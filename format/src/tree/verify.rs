@@ -10,14 +10,12 @@ use std::{
 };
 
 use super::{
+    content::FileHasher,
     entry::{Entry, EntryKind, Tally, Totals},
     path::TreePath,
-    read::{Finding, Step, TreeError, TreeReader},
+    read::{Finding, Piece, Step, TreeError, TreeReader},
 };
-use crate::{
-    digest::{ContentDigest, Hasher},
-    manifest::FilesContents,
-};
+use crate::{digest::ContentDigest, manifest::FilesContents};
 
 /// Regular files whose names are remembered, as 8 bytes each, to know whether a hard link leads to one. In a larger
 /// tree links to the files beyond are only found missing when they are unpacked.
@@ -170,11 +168,12 @@ pub fn verify_tar<R: Read>(reader: R) -> Result<TarSummary, TreeError> {
             listing.find(finding);
         }
         listing.note_module(&entry);
-        let mut hasher = Hasher::default();
+        let mut hasher = FileHasher::default();
         loop {
-            match tar.read_data(&mut buf)? {
-                0 => break,
-                n => hasher.update(&buf[..n]),
+            match tar.read_piece(&mut buf)? {
+                Piece::Data(n) => hasher.update(&buf[..n]),
+                Piece::Hole(zeros) => hasher.update_zeros(zeros),
+                Piece::End => break,
             }
         }
         tally.add(&entry, Some(&hasher.finish()));
@@ -187,7 +186,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tree::{Attributes, Mtime, TreeWriter, Xattr};
+    use crate::tree::{Attributes, Extent, Mtime, SparseMap, TreeWriter, Xattr};
 
     fn entry(path: &str, kind: EntryKind) -> Entry {
         let xattrs = vec![Xattr { name: b"user.a=b".to_vec(), value: b"line\nbreak\0".to_vec() }];
@@ -242,7 +241,7 @@ mod tests {
             }
             assert_eq!(found, seen);
             let (mut all, mut buf) = (Vec::new(), [0; 77]);
-            while let n @ 1.. = reader.read_data(&mut buf).unwrap() {
+            while let Piece::Data(n) = reader.read_piece(&mut buf).unwrap() {
                 all.extend_from_slice(&buf[..n]);
             }
             assert_eq!(&all, data);
@@ -252,6 +251,99 @@ mod tests {
         assert_eq!((summary.entries, summary.bytes, summary.content), (totals.entries, totals.bytes, totals.content));
         assert_eq!(summary.modules, ["a.jar"]);
         assert!(summary.findings.is_empty(), "{:?}", summary.findings);
+    }
+
+    /// A root and a file of 9 GiB with five pieces of data.
+    fn sparse() -> (Entry, SparseMap, Vec<u8>, Totals) {
+        let size = 9 << 30;
+        let (root, file) = (entry(".", EntryKind::Directory), entry("s", EntryKind::File { size }));
+        let extents = [(512, 512), (1024, 1024), (100_352, 512), (1 << 33, 512), (size - 7, 7)];
+        let extents = extents.map(|(offset, len)| Extent { offset, len }).to_vec();
+        let map = SparseMap::new(extents, size).unwrap();
+        let mut w = TreeWriter::new(Vec::new());
+        w.entry(&root).unwrap();
+        w.sparse(&file, map.clone()).unwrap();
+        assert_eq!(w.data(&vec![7; map.data() as usize + 1]).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
+        let mut w = TreeWriter::new(Vec::new());
+        w.entry(&root).unwrap();
+        w.sparse(&file, map.clone()).unwrap();
+        vec![7; map.data() as usize].chunks(100).for_each(|c| w.data(c).unwrap());
+        let (tar, totals) = w.finish().unwrap();
+        (file, map, tar, totals)
+    }
+
+    #[test]
+    fn holes_are_read_as_they_were_written() {
+        let (file, map, tar, totals) = sparse();
+        assert!(tar.len() < 10_000);
+        let mut reader = TreeReader::new(&tar[..]);
+        reader.next_entry().unwrap();
+        assert!(matches!(reader.next_entry().unwrap(), Some(Step::Entry(e)) if e == file));
+        let (mut extents, mut at, mut buf) = (Vec::<Extent>::new(), 0, [0; 77]);
+        loop {
+            match reader.read_piece(&mut buf).unwrap() {
+                Piece::End => break,
+                Piece::Hole(n) => at += n,
+                Piece::Data(n) => {
+                    assert!(buf[..n].iter().all(|b| *b == 7));
+                    match extents.last_mut().filter(|e| e.offset + e.len == at) {
+                        Some(e) => e.len += n as u64,
+                        None => extents.push(Extent { offset: at, len: n as u64 }),
+                    }
+                    at += n as u64;
+                }
+            }
+        }
+        // Neighbours came as one.
+        assert_eq!(extents[0], Extent { offset: 512, len: 1536 });
+        assert_eq!((extents.iter().map(|e| e.len).sum::<u64>(), at), (map.data(), map.size()));
+        let summary = verify_tar(&tar[..]).unwrap();
+        assert_eq!((summary.bytes, summary.content), (9 << 30, totals.content));
+        assert!(summary.findings.is_empty(), "{:?}", summary.findings);
+    }
+
+    #[test]
+    fn holes_do_not_change_the_content_digest() {
+        let file = entry("s", EntryKind::File { size: 300_000 });
+        let map = SparseMap::new(vec![Extent { offset: 100_352, len: 512 }], 300_000).unwrap();
+        let (mut sparse, mut dense) = (TreeWriter::new(Vec::new()), TreeWriter::new(Vec::new()));
+        for w in [&mut sparse, &mut dense] {
+            w.entry(&entry(".", EntryKind::Directory)).unwrap();
+        }
+        sparse.sparse(&file, map).unwrap();
+        sparse.data(&[7; 512]).unwrap();
+        dense.entry(&file).unwrap();
+        let mut bytes = vec![0; 300_000];
+        bytes[100_352..100_864].fill(7);
+        bytes.chunks(1000).for_each(|c| dense.data(c).unwrap());
+        let ((sparse, a), (dense, b)) = (sparse.finish().unwrap(), dense.finish().unwrap());
+        assert_eq!(a, b);
+        assert_eq!(verify_tar(&sparse[..]).unwrap(), verify_tar(&dense[..]).unwrap());
+    }
+
+    #[test]
+    fn sparse_files_in_other_forms_are_found() {
+        let (_, _, tar, _) = sparse();
+        let changed = |from: &[u8], to: &[u8]| {
+            let at = tar.windows(from.len()).position(|w| w == from).unwrap();
+            let mut tar = tar.clone();
+            tar[at..at + from.len()].copy_from_slice(to);
+            verify_tar(&tar[..])
+        };
+        for (from, to, problem) in [
+            ("sparse.major=1", "sparse.major=0", "not supported"),
+            ("sparse.minor=0", "sparse.minor=1", "not supported"),
+            ("GNU.sparse.name", "GNU.sparse.nama", "not supported"),
+            ("realsize=9663676416", "realsize=0000000001", "behind its end"),
+            ("\n1024\n1024\n", "\n0024\n1024\n", "overlap"),
+            ("\n1024\n1024\n", "\n1024\n0512\n", "not that of its data"),
+            ("\n1024\n1024\n", "\n1024\n1023\n", "middle of a block"),
+            ("6\n512\n512\n", "9\n512\n512\n", "damaged"),
+            ("6\n512\n512\n", "6\n512-512\n", "damaged"),
+        ] {
+            let findings = changed(from.as_bytes(), to.as_bytes()).unwrap().findings;
+            assert!(findings.iter().any(|f| f.problem.contains(problem)), "{to}: {findings:?}");
+        }
     }
 
     #[test]
@@ -286,6 +378,7 @@ mod tests {
         #[test]
         fn damage_never_panics(at in any::<prop::sample::Index>(), byte: u8, more in any::<prop::sample::Index>(), other: u8) {
             let (mut tar, _) = written(&entries());
+            tar.splice(tar.len() - 1024.., sparse().2);
             let (a, b) = (at.index(tar.len()), more.index(tar.len()));
             tar[a] = byte;
             tar[b] = other;

@@ -1,18 +1,36 @@
 //! Writes a tree as a POSIX pax tar that plain `tar -x` unpacks: names begin with `./`, as `tar -C root .` writes them.
 
-use std::io::{self, Write};
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+};
 
 use super::{
+    acl,
+    content::FileHasher,
     entry::{Entry, EntryKind, Tally, Totals},
-    header::{BLOCK, Header, MAX_EXTENDED, MAX_ID, MAX_SIZE, NAME_FIELD, encode_xattr_name, format_time, push_record},
+    header::{
+        BLOCK, Header, MAX_EXTENDED, MAX_ID, MAX_OWNER, MAX_SIZE, NAME_FIELD, encode_xattr_name, format_time,
+        push_record,
+    },
     path::TreePath,
+    sparse::{Ahead, Pieces, SparseMap},
 };
-use crate::digest::Hasher;
+
+/// The names that stand in a tar beside the numbers of owners and groups. A restore of ours goes by the numbers.
+#[derive(Debug, Clone, Default)]
+pub struct Owners {
+    /// By uid.
+    pub users: HashMap<u32, Vec<u8>>,
+    /// By gid.
+    pub groups: HashMap<u32, Vec<u8>>,
+}
 
 /// See the module's text. Entries must come in the order of their paths, the root first.
 #[derive(Debug)]
 pub struct TreeWriter<W: Write> {
     inner: W,
+    owners: Owners,
     tally: Tally,
     open: Option<OpenFile>,
 }
@@ -20,14 +38,21 @@ pub struct TreeWriter<W: Write> {
 #[derive(Debug)]
 struct OpenFile {
     entry: Entry,
-    left: u64,
-    hasher: Hasher,
+    pieces: Pieces,
+    /// Bytes of data that follow the header, for the padding.
+    data: u64,
+    hasher: FileHasher,
 }
 
 impl<W: Write> TreeWriter<W> {
     /// Writes to `inner`, which should be buffered.
     pub fn new(inner: W) -> Self {
-        Self { inner, tally: Tally::default(), open: None }
+        Self::with_owners(inner, Owners::default())
+    }
+
+    /// [`TreeWriter::new`], with the names of owners and groups.
+    pub fn with_owners(inner: W, owners: Owners) -> Self {
+        Self { inner, owners, tally: Tally::default(), open: None }
     }
 
     /// Begins an entry. A regular file's bytes follow by [`TreeWriter::data`], exactly as many as announced.
@@ -36,8 +61,29 @@ impl<W: Write> TreeWriter<W> {
     /// Those of the inner writer; `InvalidInput` when the file before is not complete, or when the names and
     /// extended attributes take more than [`MAX_EXTENDED`] bytes.
     pub fn entry(&mut self, entry: &Entry) -> io::Result<()> {
+        let map = match entry.kind {
+            EntryKind::File { size } => SparseMap::dense(size),
+            _ => SparseMap::dense(0),
+        };
+        self.begin(entry, map, false)
+    }
+
+    /// Begins a regular file with holes. The bytes of its extents follow by [`TreeWriter::data`], one after the other.
+    ///
+    /// # Errors
+    /// Those of [`TreeWriter::entry`]; `InvalidInput` when the map is not one of this file.
+    pub fn sparse(&mut self, entry: &Entry, map: SparseMap) -> io::Result<()> {
+        if entry.kind != (EntryKind::File { size: map.size() }) {
+            return Err(invalid(format!("{}: the map is not that of this file", entry.path)));
+        }
+        self.begin(entry, map, true)
+    }
+
+    fn begin(&mut self, entry: &Entry, map: SparseMap, sparse: bool) -> io::Result<()> {
         self.close()?;
-        let (header, extended) = blocks(entry);
+        let encoded = if sparse { map.encode() } else { Vec::new() };
+        let data = map.data();
+        let (header, extended) = self.blocks(entry, encoded.len() as u64 + data, sparse);
         if extended.len() > MAX_EXTENDED {
             return Err(invalid(format!("{}: its name and extended attributes are too long for a tar", entry.path)));
         }
@@ -54,9 +100,11 @@ impl<W: Write> TreeWriter<W> {
             self.pad(extended.len() as u64)?;
         }
         self.inner.write_all(&header.encode())?;
+        self.inner.write_all(&encoded)?;
         match entry.kind {
-            EntryKind::File { size } => {
-                self.open = Some(OpenFile { entry: entry.clone(), left: size, hasher: Hasher::default() });
+            EntryKind::File { .. } => {
+                let (entry, pieces) = (entry.clone(), map.pieces());
+                self.open = Some(OpenFile { entry, pieces, data, hasher: FileHasher::default() });
             }
             _ => self.tally.add(entry, None),
         }
@@ -67,12 +115,18 @@ impl<W: Write> TreeWriter<W> {
     ///
     /// # Errors
     /// Those of the inner writer; `InvalidInput` for bytes beyond the announced size.
-    pub fn data(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let open = self.open.as_mut().filter(|o| o.left >= bytes.len() as u64);
-        let open = open.ok_or_else(|| invalid("more bytes than the file was announced with"))?;
-        open.left -= bytes.len() as u64;
-        open.hasher.update(bytes);
-        self.inner.write_all(bytes)
+    pub fn data(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let beyond = || invalid("more bytes than the file was announced with");
+        let open = self.open.as_mut().ok_or_else(beyond)?;
+        while !bytes.is_empty() {
+            let left = open.skip_hole().ok_or_else(beyond)?;
+            let (now, later) = bytes.split_at(usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len()));
+            open.pieces.advance(now.len() as u64);
+            open.hasher.update(now);
+            self.inner.write_all(now)?;
+            bytes = later;
+        }
+        Ok(())
     }
 
     fn pad(&mut self, size: u64) -> io::Result<()> {
@@ -81,15 +135,12 @@ impl<W: Write> TreeWriter<W> {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        let Some(open) = self.open.take() else { return Ok(()) };
-        if open.left > 0 {
-            return Err(invalid(format!("{}: {} of the announced bytes are missing", open.entry.path, open.left)));
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        if let Some(left) = open.skip_hole() {
+            return Err(invalid(format!("{}: at least {left} of the announced bytes are missing", open.entry.path)));
         }
         self.tally.add(&open.entry, Some(&open.hasher.finish()));
-        match open.entry.kind {
-            EntryKind::File { size } => self.pad(size),
-            _ => Ok(()),
-        }
+        self.pad(open.data)
     }
 
     /// Ends the tar and hands back the inner writer and what was written.
@@ -102,6 +153,81 @@ impl<W: Write> TreeWriter<W> {
         self.inner.flush()?;
         Ok((self.inner, self.tally.totals()))
     }
+
+    /// The header of an entry with `size` bytes behind it, and the pax records that go before it (empty when the header
+    /// says it all).
+    fn blocks(&self, entry: &Entry, size: u64, sparse: bool) -> (Header, Vec<u8>) {
+        let a = &entry.attributes;
+        let (kind, link) = match &entry.kind {
+            EntryKind::File { .. } => (b'0', Vec::new()),
+            EntryKind::HardLink { target } => (b'1', spelled(target, false)),
+            EntryKind::Symlink { target } => (b'2', target.clone()),
+            EntryKind::Directory => (b'5', Vec::new()),
+            EntryKind::Fifo => (b'6', Vec::new()),
+        };
+        let mut name = spelled(&entry.path, kind == b'5');
+        let mut extended = Vec::new();
+        let fits = |name: &[u8], field: usize| name.len() <= field && name.is_ascii();
+        if sparse {
+            push_record(&mut extended, b"GNU.sparse.major", b"1");
+            push_record(&mut extended, b"GNU.sparse.minor", b"0");
+            push_record(&mut extended, b"GNU.sparse.name", &name);
+            if let EntryKind::File { size } = entry.kind {
+                push_record(&mut extended, b"GNU.sparse.realsize", size.to_string().as_bytes());
+            }
+            // Where programs that know nothing of sparse files put the map and the data.
+            let parent = spelled(&entry.path.parent().unwrap_or_default(), true);
+            name = [parent.as_slice(), b"GNUSparseFile.0/", entry.path.file_name()].concat();
+        } else if !fits(&name, NAME_FIELD) {
+            push_record(&mut extended, b"path", &name);
+        }
+        if !fits(&link, NAME_FIELD) {
+            push_record(&mut extended, b"linkpath", &link);
+        }
+        if size > MAX_SIZE {
+            push_record(&mut extended, b"size", size.to_string().as_bytes());
+        }
+        for (keyword, id) in [(b"uid", a.uid), (b"gid", a.gid)] {
+            if id > MAX_ID {
+                push_record(&mut extended, keyword, id.to_string().as_bytes());
+            }
+        }
+        let name_of = |names: &HashMap<u32, Vec<u8>>, id| names.get(&id).cloned().unwrap_or_default();
+        let (user, group) = (name_of(&self.owners.users, a.uid), name_of(&self.owners.groups, a.gid));
+        for (keyword, name) in [(b"uname", &user), (b"gname", &group)] {
+            if !fits(name, MAX_OWNER) {
+                push_record(&mut extended, keyword, name);
+            }
+        }
+        if a.mtime.nanos != 0 || !(0..=MAX_SIZE as i64).contains(&a.mtime.seconds) {
+            push_record(&mut extended, b"mtime", format_time(a.mtime).as_bytes());
+        }
+        if kind != b'1' {
+            for x in &a.xattrs {
+                push_record(&mut extended, &encode_xattr_name(&x.name), &x.value);
+                if let (Some(keyword), Some(text)) = (acl::keyword(&x.name), acl::text(&x.value)) {
+                    push_record(&mut extended, keyword, &text);
+                }
+            }
+        }
+        let (mode, uid, gid, seconds) = (a.mode, a.uid, a.gid, a.mtime.seconds);
+        (Header { name, mode, uid, gid, size, seconds, kind, link, user, group }, extended)
+    }
+}
+
+impl OpenFile {
+    /// Passes by a hole; the bytes of data that follow, or `None` at the end of the file.
+    fn skip_hole(&mut self) -> Option<u64> {
+        loop {
+            match self.pieces.ahead()? {
+                Ahead::Data(left) => return Some(left),
+                Ahead::Hole(len) => {
+                    self.hasher.update_zeros(len);
+                    self.pieces.advance(len);
+                }
+            }
+        }
+    }
 }
 
 fn invalid(message: impl Into<String>) -> io::Error {
@@ -111,43 +237,4 @@ fn invalid(message: impl Into<String>) -> io::Error {
 fn spelled(path: &TreePath, directory: bool) -> Vec<u8> {
     let end: &[u8] = if directory && !path.is_root() { b"/" } else { b"" };
     [b"./", path.as_bytes(), end].concat()
-}
-
-/// The header of an entry, and the pax records that go before it (empty when the header says it all).
-fn blocks(entry: &Entry) -> (Header, Vec<u8>) {
-    let a = &entry.attributes;
-    let (kind, size, link) = match &entry.kind {
-        EntryKind::File { size } => (b'0', *size, Vec::new()),
-        EntryKind::HardLink { target } => (b'1', 0, spelled(target, false)),
-        EntryKind::Symlink { target } => (b'2', 0, target.clone()),
-        EntryKind::Directory => (b'5', 0, Vec::new()),
-        EntryKind::Fifo => (b'6', 0, Vec::new()),
-    };
-    let name = spelled(&entry.path, kind == b'5');
-    let mut extended = Vec::new();
-    let fits = |name: &[u8]| name.len() <= NAME_FIELD && name.is_ascii();
-    if !fits(&name) {
-        push_record(&mut extended, b"path", &name);
-    }
-    if !fits(&link) {
-        push_record(&mut extended, b"linkpath", &link);
-    }
-    if size > MAX_SIZE {
-        push_record(&mut extended, b"size", size.to_string().as_bytes());
-    }
-    for (keyword, id) in [(b"uid", a.uid), (b"gid", a.gid)] {
-        if id > MAX_ID {
-            push_record(&mut extended, keyword, id.to_string().as_bytes());
-        }
-    }
-    if a.mtime.nanos != 0 || !(0..=MAX_SIZE as i64).contains(&a.mtime.seconds) {
-        push_record(&mut extended, b"mtime", format_time(a.mtime).as_bytes());
-    }
-    if kind != b'1' {
-        for x in &a.xattrs {
-            push_record(&mut extended, &encode_xattr_name(&x.name), &x.value);
-        }
-    }
-    let header = Header { name, mode: a.mode, uid: a.uid, gid: a.gid, size, seconds: a.mtime.seconds, kind, link };
-    (header, extended)
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, Read as _},
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -13,12 +13,12 @@ use prexor_format::{
     gzip::GzipWriter,
     id::NodeName,
     manifest::{Contents, Controller, FileNote, FilesContents},
-    tree::{Entry, EntryKind, TreePath, TreeWriter},
+    tree::{Entry, EntryKind, Extent, TreePath, TreeWriter},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    os, platform_ca,
+    holes, os, owners, platform_ca,
     policy::Rules,
     walk::{Found, Walk},
 };
@@ -58,8 +58,13 @@ pub(super) fn capture(
         _ => SourceError::Failed(format!("writing the tar of {}: {e}", root.display())),
     };
     let file = sink.create(&path).map_err(gone)?;
-    let mut job =
-        Job { sink, cancel, tar: TreeWriter::new(GzipWriter::new(file)), notes: Notes::default(), buf: vec![0; CHUNK] };
+    let mut job = Job {
+        sink,
+        cancel,
+        tar: TreeWriter::with_owners(GzipWriter::new(file), owners::read()),
+        notes: Notes::default(),
+        buf: vec![0; CHUNK],
+    };
     let walk = Walk::new(&real, rules).map_err(|e| unreadable(root, &e))?;
     for found in walk {
         if cancel.is_cancelled() {
@@ -148,17 +153,49 @@ struct Job<'a> {
 impl Job<'_> {
     fn entry(&mut self, entry: &Entry, file: Option<File>) -> io::Result<()> {
         self.sink.progress().set_subject(entry.path.display());
-        self.tar.entry(entry)?;
-        if let (EntryKind::File { size }, Some(file)) = (&entry.kind, file) {
-            self.data(entry, *size, file)?;
+        match (&entry.kind, file) {
+            (EntryKind::File { size }, Some(file)) => self.file(entry, *size, file)?,
+            _ => self.tar.entry(entry)?,
         }
         self.sink.progress().add(0, 1);
         Ok(())
     }
 
-    /// Exactly `size` bytes, whatever the file holds by now.
-    fn data(&mut self, entry: &Entry, size: u64, mut file: File) -> io::Result<()> {
-        let (mut left, mut padding) = (size, false);
+    /// A file of exactly `size` bytes, whatever it holds by now. Its holes are those it had a moment ago.
+    fn file(&mut self, entry: &Entry, size: u64, mut file: File) -> io::Result<()> {
+        let mut extents = vec![Extent { offset: 0, len: size }];
+        if let Some(map) = holes::map(&file, size) {
+            self.sink.progress().add(size - map.data(), 0);
+            extents = map.extents().to_vec();
+            self.tar.sparse(entry, map)?;
+        } else {
+            self.tar.entry(entry)?;
+        }
+        let mut padding = false;
+        for extent in extents {
+            padding = self.data(entry, extent, &mut file, padding)?;
+        }
+        if padding {
+            return Ok(());
+        }
+        match rustix::fs::fstat(&file) {
+            Ok(now) if u64::try_from(now.st_size).is_ok_and(|s| s > size) => {
+                self.notes.add(&entry.path, "grew while it was read: cut");
+            }
+            Ok(now) if os::mtime(&now) != entry.attributes.mtime => {
+                self.notes.add(&entry.path, "changed while it was read");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Exactly the bytes of an extent, zeros when there are no more; then `true`, as it was handed over when there were
+    /// none before.
+    fn data(&mut self, entry: &Entry, extent: Extent, file: &mut File, mut padding: bool) -> io::Result<bool> {
+        // Fails only for what cannot be read either.
+        let _ = file.seek(SeekFrom::Start(extent.offset));
+        let mut left = extent.len;
         while left > 0 {
             if self.cancel.is_cancelled() {
                 return Err(io::ErrorKind::BrokenPipe.into());
@@ -185,19 +222,7 @@ impl Job<'_> {
             self.sink.progress().add(n as u64, 0);
             left -= n as u64;
         }
-        if padding {
-            return Ok(());
-        }
-        match rustix::fs::fstat(&file) {
-            Ok(now) if u64::try_from(now.st_size).is_ok_and(|s| s > size) => {
-                self.notes.add(&entry.path, "grew while it was read: cut");
-            }
-            Ok(now) if os::mtime(&now) != entry.attributes.mtime => {
-                self.notes.add(&entry.path, "changed while it was read");
-            }
-            _ => {}
-        }
-        Ok(())
+        Ok(padding)
     }
 }
 

@@ -3,18 +3,19 @@
 use std::{
     cmp::Ordering,
     fs::File,
-    io::{self, BufReader, Read as _},
+    io::{self, BufReader, Read as _, Seek as _, SeekFrom},
     path::Path,
 };
 
 use prexor_format::{
-    digest::{Hasher, Sha256Digest},
+    digest::Sha256Digest,
     gzip,
-    tree::{Entry, Step, Tally, Totals, TreeReader},
+    tree::{Entry, Extent, FileHasher, Piece, Step, Tally, Totals, TreeReader},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    holes,
     policy::{self, Rules},
     walk::{Found, Walk},
 };
@@ -72,22 +73,41 @@ impl Comparison<'_> {
     }
 
     fn digest(&self, file: Option<File>) -> Result<Sha256Digest, SourceError> {
-        let mut hasher = Hasher::default();
-        let mut buf = vec![0; if file.is_some() { 64 << 10 } else { 0 }];
+        let mut hasher = FileHasher::default();
         if let Some(mut file) = file {
+            self.hash(&mut file, &mut hasher).map_err(|e| match e.kind() {
+                io::ErrorKind::BrokenPipe => SourceError::Cancelled,
+                _ => self.failed(self.tree, e),
+            })?;
+        }
+        Ok(hasher.finish())
+    }
+
+    /// Everything in the file, holes without reading them; `BrokenPipe` when stopped.
+    fn hash(&self, file: &mut File, hasher: &mut FileHasher) -> io::Result<()> {
+        let size = file.metadata()?.len();
+        let map = holes::map(file, size);
+        let all = [Extent { offset: 0, len: u64::MAX }];
+        let (mut at, mut buf) = (0, vec![0; 64 << 10]);
+        for extent in map.as_ref().map_or(&all[..], |m| m.extents()) {
+            hasher.update_zeros(extent.offset - at);
+            file.seek(SeekFrom::Start(extent.offset))?;
+            let mut data = (&mut *file).take(extent.len);
             loop {
                 if self.stop.is_cancelled() {
-                    return Err(SourceError::Cancelled);
+                    return Err(io::ErrorKind::BrokenPipe.into());
                 }
-                match file.read(&mut buf) {
+                match data.read(&mut buf) {
                     Ok(0) => break,
                     Ok(n) => hasher.update(&buf[..n]),
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    Err(e) => return Err(self.failed(self.tree, e)),
+                    Err(e) => return Err(e),
                 }
             }
+            at = extent.offset.saturating_add(extent.len);
         }
-        Ok(hasher.finish())
+        hasher.update_zeros(size.saturating_sub(at));
+        Ok(())
     }
 
     fn in_archive(&self) -> Result<impl Iterator<Item = Result<Item, SourceError>>, SourceError> {
@@ -100,11 +120,12 @@ impl Comparison<'_> {
                 Some(Step::Entry(entry)) if policy::is_restored(&entry.path) => entry,
                 Some(_) => continue,
             };
-            let mut hasher = Hasher::default();
+            let mut hasher = FileHasher::default();
             loop {
-                match tar.read_data(&mut buf)? {
-                    0 => return Ok(Some((entry, hasher.finish()))),
-                    n => hasher.update(&buf[..n]),
+                match tar.read_piece(&mut buf)? {
+                    Piece::Data(n) => hasher.update(&buf[..n]),
+                    Piece::Hole(zeros) => hasher.update_zeros(zeros),
+                    Piece::End => return Ok(Some((entry, hasher.finish()))),
                 }
             }
         };

@@ -118,7 +118,7 @@ impl Restore<'_> {
             NoPlace::Io(e) => self.failed("finding a place for the new tree", &e),
         })?;
         let beside = place.shelter().parent().unwrap_or(self.root);
-        unpack::check_space(beside, contents)?;
+        unpack::check_space(beside, contents, &self.unit.staged(stored), self.stop)?;
         self.save(PLACE, Some(&place))?;
         let prepared = self.unpack_beside(&place, contents, stored, &rules);
         if prepared.is_err() {

@@ -4,7 +4,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, Read, Write as _},
+    io::{self, BufReader, Read, Seek as _, Write as _},
     os::unix::ffi::OsStrExt as _,
     path::Path,
 };
@@ -13,7 +13,10 @@ use prexor_format::{
     digest::Hasher,
     gzip,
     manifest::{FilesContents, StoredFile},
-    tree::{Attributes, Checker, Entry, EntryKind, Finding, Step, Tally, Totals, TreeError, TreePath, TreeReader},
+    tree::{
+        Attributes, Checker, Entry, EntryKind, FileHasher, Finding, Piece, Step, Tally, Totals, TreeError, TreePath,
+        TreeReader,
+    },
 };
 use rustix::{
     fd::{AsFd as _, OwnedFd},
@@ -150,20 +153,32 @@ impl Job<'_> {
             self.progress.set_subject(entry.path.display());
             let wanted = policy::is_restored(&entry.path);
             let mut file = if wanted { self.place.make(&entry)? } else { None };
-            let mut hasher = Hasher::default();
+            let mut hasher = FileHasher::default();
+            let mut holes = false;
             loop {
-                let n = tar.read_data(&mut buf).map_err(|e| unreadable(self.name, e))?;
-                if n == 0 {
-                    break;
-                }
+                let piece = tar.read_piece(&mut buf).map_err(|e| unreadable(self.name, e))?;
                 if self.stop.is_cancelled() {
                     return Err(SourceError::Cancelled);
                 }
-                hasher.update(&buf[..n]);
-                if let Some(file) = &mut file {
-                    file.write_all(&buf[..n]).map_err(|e| making(&entry.path, e))?;
-                }
-                self.progress.add(n as u64, 0);
+                let done = match piece {
+                    Piece::End => break,
+                    Piece::Data(n) => {
+                        hasher.update(&buf[..n]);
+                        self.progress.add(n as u64, 0);
+                        file.as_mut().map_or(Ok(()), |file| file.write_all(&buf[..n]))
+                    }
+                    Piece::Hole(zeros) => {
+                        holes = true;
+                        hasher.update_zeros(zeros);
+                        self.progress.add(zeros, 0);
+                        let by = i64::try_from(zeros).unwrap_or(i64::MAX);
+                        file.as_mut().map_or(Ok(()), |file| file.seek_relative(by))
+                    }
+                };
+                done.map_err(|e| making(&entry.path, e))?;
+            }
+            if let (Some(file), true, EntryKind::File { size }) = (&file, holes, &entry.kind) {
+                file.set_len(*size).map_err(|e| making(&entry.path, e))?;
             }
             if let Some(file) = file {
                 applied(&entry.path, Target::Fd(file.as_fd()).apply(&entry.attributes, false))?;
@@ -285,12 +300,41 @@ impl Unpacking {
     }
 }
 
-/// Refuses early when the file system of `beside` has not the room for the tree.
-pub(super) fn check_space(beside: &Path, contents: &FilesContents) -> Result<(), SourceError> {
+/// The bytes of files that are holes in `archive`; 0 when it cannot be read, which unpacking it will explain.
+fn holes_in(archive: &Path, stop: &CancellationToken) -> u64 {
+    let Ok(file) = File::open(archive) else { return 0 };
+    let mut tar = TreeReader::new(BufReader::new(gzip::reader(BufReader::with_capacity(CHUNK, file))));
+    let (mut holes, mut buf) = (0u64, vec![0; CHUNK]);
+    while let Ok(Some(_)) = tar.next_entry() {
+        loop {
+            match tar.read_piece(&mut buf) {
+                _ if stop.is_cancelled() => return holes,
+                Ok(Piece::Data(_)) => {}
+                Ok(Piece::Hole(zeros)) => holes = holes.saturating_add(zeros),
+                Ok(Piece::End) => break,
+                Err(_) => return holes,
+            }
+        }
+    }
+    holes
+}
+
+/// Refuses early when the file system of `beside` has not the room for the tree in `archive`.
+pub(super) fn check_space(
+    beside: &Path,
+    contents: &FilesContents,
+    archive: &Path,
+    stop: &CancellationToken,
+) -> Result<(), SourceError> {
     let fs = rustix::fs::statvfs(beside).map_err(failed)?;
     // Every entry takes a block, and the last block of a file is half empty on average.
-    let needed = contents.bytes.saturating_add(contents.entries.saturating_mul(fs.f_frsize));
+    let blocks = contents.entries.saturating_mul(fs.f_frsize);
+    let mut needed = contents.bytes.saturating_add(blocks);
     let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+    if free < needed {
+        // Only now is it worth to read the archive once more.
+        needed = contents.bytes.saturating_sub(holes_in(archive, stop)).saturating_add(blocks);
+    }
     let short_of_inodes = fs.f_files > 0 && fs.f_favail < contents.entries;
     if free < needed || short_of_inodes {
         let what = if short_of_inodes {
