@@ -34,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 
 #[path = "files_source/crash.rs"]
 mod crash;
+#[path = "files_source/crowd.rs"]
+mod crowd;
 #[path = "files_source/gnu.rs"]
 mod gnu;
 #[path = "files_source/hostile.rs"]
