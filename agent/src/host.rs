@@ -124,7 +124,23 @@ impl Host {
     /// # Errors
     /// When this host has none.
     pub fn live_source(&self, kind: ArtifactKind) -> Result<Arc<dyn Source>, SourceError> {
-        self.source(kind, &self.targets()).ok_or_else(|| self.no_source(kind))
+        let targets = self.targets();
+        self.state_is_outside(&targets)?;
+        self.source(kind, &targets).ok_or_else(|| self.no_source(kind))
+    }
+
+    /// Law L22: our key is not captured with the controller's files, and no restore carries our journals away.
+    fn state_is_outside(&self, targets: &Targets) -> Result<(), SourceError> {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let state = real(&self.config.state_dir);
+        match &targets.files {
+            Some(files) if state.starts_with(real(&files.root)) => Err(SourceError::Invalid(format!(
+                "the agent's state_dir {} lies inside {}, which is captured and replaced as a whole: move it elsewhere",
+                state.display(),
+                files.root.display()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Makes or opens a unit. What it is restored onto is settled now: the restore itself may change `controller.yml`.
@@ -136,6 +152,7 @@ impl Host {
         if self.source(artifact.kind, &targets).is_none() {
             return Err(self.no_source(artifact.kind));
         }
+        self.state_is_outside(&targets)?;
         let unit = self.restores.create(job_id, artifact)?;
         let noted: Option<Targets> = unit.load_note(TARGETS_NOTE).map_err(note_error)?;
         if noted.is_none() {
@@ -158,8 +175,23 @@ impl Host {
         restores::carry_out(verb, unit, &*source).await
     }
 
+    /// Whether this host's controller runs. Where there is a controller and nobody has said how to ask for it, that is
+    /// unknown, which is not the same as stopped (law L14).
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    pub async fn controller_state(&self, targets: &Targets) -> Result<ServiceState, ServiceError> {
+        if targets.controller.is_some() && !self.services.knows(Role::Controller) {
+            return Err(ServiceError(
+                "the agent does not know how to ask for the controller here: set services.controller.hooks in agent.yml"
+                    .to_owned(),
+            ));
+        }
+        self.services.state(Role::Controller).await
+    }
+
     async fn refuse_while_controller_runs(&self) -> Result<(), SourceError> {
-        match self.services.state(Role::Controller).await {
+        match self.controller_state(&self.targets()).await {
             Ok(ServiceState::Inactive | ServiceState::Absent) => Ok(()),
             Ok(ServiceState::Active) => Err(SourceError::Invalid(format!(
                 "the controller on {} is running and would write into half-restored stores: stop it first (law L14)",

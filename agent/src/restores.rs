@@ -60,7 +60,10 @@ impl Restores {
         let dir = state_dir.join("restores");
         fs::create_dir_all(&dir)?;
         for job in fs::read_dir(&dir)? {
-            remove_if_long_finished(&job?.path())?;
+            let job = job?.path();
+            if let Err(error) = remove_if_long_finished(&job) {
+                tracing::warn!(path = %job.display(), %error, "an old restore's record cannot be looked at");
+            }
         }
         Ok(Self { dir, busy: Mutex::default() })
     }
@@ -126,19 +129,22 @@ pub async fn carry_out(verb: Verb, unit: &RestoreUnit, source: &dyn Source) -> R
         }
         (Verb::Swap, Swapped | Committing | Committed) => return Ok(Outcome::AlreadyDone),
         (Verb::Check, Swapped) => return source.check(unit).await.map(Outcome::Compared),
-        (Verb::Revert, Staging | Staged) => end(unit, Reverted)?,
+        (Verb::Revert, Staging | Staged) => end(unit, Reverted).await?,
         (Verb::Revert, Preparing | Prepared | Swapping | Swapped | Reverting) => {
             enter(Reverting)?;
             source.revert(unit).await?;
-            end(unit, Reverted)?;
+            end(unit, Reverted).await?;
         }
-        (Verb::Revert, Reverted) => return Ok(Outcome::AlreadyDone),
+        (Verb::Revert, Reverted) | (Verb::Commit, Committed) => {
+            // A crash may have come between the phase and the removal.
+            end(unit, phase).await?;
+            return Ok(Outcome::AlreadyDone);
+        }
         (Verb::Commit, Swapped | Committing) => {
             enter(Committing)?;
             source.commit(unit).await?;
-            end(unit, Committed)?;
+            end(unit, Committed).await?;
         }
-        (Verb::Commit, Committed) => return Ok(Outcome::AlreadyDone),
         (verb, phase) => {
             let what = format!("{} of {} is {phase:?}, it cannot {verb:?} now", unit.artifact.id, unit.job_id);
             return Err(SourceError::Invalid(what));
@@ -148,8 +154,11 @@ pub async fn carry_out(verb: Verb, unit: &RestoreUnit, source: &dyn Source) -> R
 }
 
 /// Records the last phase and removes what is no longer needed: staged files and notes (they hold connection strings).
-fn end(unit: &RestoreUnit, phase: Phase) -> Result<(), SourceError> {
-    unit.set_phase(phase).and_then(|()| unit.discard_staged()).map_err(|e| record_error(unit.dir(), &e))
+async fn end(unit: &RestoreUnit, phase: Phase) -> Result<(), SourceError> {
+    let ending = unit.clone();
+    let ended =
+        tokio::task::spawn_blocking(move || ending.set_phase(phase).and_then(|()| ending.discard_staged())).await;
+    ended.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(|e| record_error(unit.dir(), &e))
 }
 
 fn record_error(dir: &Path, e: &io::Error) -> SourceError {

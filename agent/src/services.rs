@@ -43,6 +43,8 @@ pub struct ServiceError(pub String);
 /// Starts and stops services. Both verbs return when the service has reached the state, or fail.
 #[async_trait]
 pub trait Services: Send + Sync + 'static {
+    /// Whether it was told, or can find out, how to ask for this service; if not, its state is `Absent`.
+    fn knows(&self, role: Role) -> bool;
     /// Whether the service runs.
     async fn state(&self, role: Role) -> Result<ServiceState, ServiceError>;
     /// Stops it and waits; stopping a stopped service is fine.

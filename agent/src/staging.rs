@@ -112,7 +112,7 @@ impl Staging {
     ///
     /// # Errors
     /// When a file is missing.
-    pub fn finish(self) -> Result<u64, SourceError> {
+    pub async fn finish(self) -> Result<u64, SourceError> {
         let artifact = &self.unit.artifact;
         if let Some(open) = &self.open {
             return Err(invalid(artifact, format!("the stream ended within {}", open.expected.path)));
@@ -121,7 +121,9 @@ impl Staging {
             return Err(invalid(artifact, format!("{} was not sent", missing.path)));
         }
         // The names too must survive a power cut before the unit counts as staged.
-        let synced = std::fs::File::open(self.unit.dir()).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+        let dir = self.unit.dir().to_owned();
+        let sync = move || std::fs::File::open(dir).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+        let synced = tokio::task::spawn_blocking(sync).await.unwrap_or_else(|e| Err(io::Error::other(e)));
         synced.map_err(|e| write_error(self.unit.dir(), &e))?;
         if self.unit.phase().map_err(|e| write_error(self.unit.dir(), &e))? == Phase::Staging {
             self.unit.set_phase(Phase::Staged).map_err(|e| write_error(self.unit.dir(), &e))?;

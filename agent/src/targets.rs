@@ -81,10 +81,10 @@ pub fn resolve(config: &AgentConfig) -> Targets {
             }
             Some(found)
         }
-        Ok(None) => recall(&record),
+        Ok(None) => recall(&record, config),
         Err(e) => {
-            tracing::warn!(error = %e, "using what controller.yml said before");
-            recall(&record)
+            tracing::warn!(error = %e, "controller.yml cannot be used");
+            recall(&record, config)
         }
     };
     combine(config, found)
@@ -118,8 +118,14 @@ fn remember(record: &Path, found: &Discovered) -> io::Result<()> {
     write_durably(record, &bytes)
 }
 
-fn recall(record: &Path) -> Option<Discovered> {
-    serde_json::from_slice(&fs::read(record).ok()?).ok()
+/// What was remembered, unless it is of another installation than the configured one.
+fn recall(record: &Path, config: &AgentConfig) -> Option<Discovered> {
+    let found: Discovered = serde_json::from_slice(&fs::read(record).ok()?).ok()?;
+    if config.controller.root.as_ref().is_some_and(|root| *root != found.root) {
+        return None;
+    }
+    tracing::warn!(root = %found.root.display(), "there is no usable controller.yml: using what it said before");
+    Some(found)
 }
 
 #[cfg(test)]

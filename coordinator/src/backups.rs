@@ -33,7 +33,7 @@ pub async fn refresh_index(ctx: &Context) -> Result<(), Error> {
     let mut put = Vec::new();
     for survey in found {
         let stamp = survey.stamp.clone().unwrap_or_default();
-        if known.remove(&survey.id).is_none_or(|s| s != stamp) {
+        if known.remove(&survey.id).is_none_or(|s| s != stamp || s.is_empty()) {
             put.push(look_at(&ctx.store, &survey).await?);
         }
     }
@@ -49,7 +49,8 @@ async fn look_at(store: &Store, survey: &Survey) -> Result<IndexedBackup, Error>
             Err("it has no manifest: its capture never ended, or somebody removed it; `prexorctl backup delete` it"
                 .to_owned())
         }
-        Err(e) => Err(e.message),
+        Err(e) if e.reason == Reason::Damaged => Err(e.message),
+        Err(e) => return Err(e),
     };
     let created_at = match &manifest {
         Ok(manifest) => manifest.started_at,
@@ -69,7 +70,10 @@ async fn look_at(store: &Store, survey: &Survey) -> Result<IndexedBackup, Error>
             }
         }
     };
-    Ok(IndexedBackup { id: id.clone(), stamp: survey.stamp.clone().unwrap_or_default(), created_at, backup })
+    // A damaged one is looked at again each time: a newer version may read it, or somebody may have put it right.
+    let stamp =
+        if backup.state() == BackupState::Damaged { String::new() } else { survey.stamp.clone().unwrap_or_default() };
+    Ok(IndexedBackup { id: id.clone(), stamp, created_at, backup })
 }
 
 fn parse(id: &BackupId, bytes: &[u8]) -> Result<Manifest, String> {

@@ -28,7 +28,7 @@ pub use ids::DoomedBackup;
 pub use jobs::{JobRow, NewJob, Submitted};
 pub use journal::{JournaledStep, StepRecord};
 pub use nodes::NodeRecord;
-pub use tokens::{NewToken, SpentToken};
+pub use tokens::{NewToken, SpentToken, UsableToken};
 
 /// The catalog. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -107,14 +107,20 @@ pub async fn enrol(ctx: &Context, applicant: Applicant<'_>) -> Result<Issued, Er
     let now = Timestamp::now();
     let token: EnrolmentToken = applicant.token.parse().map_err(|_| refused("malformed"))?;
     let (id, hash) = (token.id(), token.hash().to_string());
-    let role = ctx.catalog.look_at_token(&id, &hash, name, now).await?.map_err(refused)?;
+    let usable = ctx.catalog.look_at_token(&id, &hash, name, now).await?.map_err(refused)?;
 
     // Everything that can be wrong with the rest comes before the token is spent: a mistake does not cost it.
-    let role: Role =
-        role.parse().map_err(|_| Error::internal(format!("token {id} is for the unknown role '{role}'")))?;
+    let role: Role = usable
+        .role
+        .parse()
+        .map_err(|_| Error::internal(format!("token {id} is for the unknown role '{}'", usable.role)))?;
     let identity = Identity::new(&ctx.config.cluster, role, name).map_err(|e| Error::invalid(e.to_string()))?;
     if role == Role::Agent {
         check_address(&applicant.address)?;
+        // Otherwise whoever holds a general token could take the place of a node that is enrolled.
+        if !usable.bound && ctx.catalog.node(identity.node()).await.is_ok() {
+            return Err(refused("not bound to the name of a node that is enrolled already"));
+        }
     }
     if applicant.hostname.len() > MAX_WORDS || applicant.hostname.chars().any(char::is_control) {
         return Err(Error::invalid("the host's own name is too long or has control characters"));

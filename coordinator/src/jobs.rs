@@ -37,6 +37,9 @@ pub use task::Task;
 /// How often the figures of running jobs become events.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
+/// How long to wait before the end of a job is recorded again, when the catalog's disk is full or busy.
+const RECORD_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
 /// Events that are read from the catalog at once for a watcher.
 const EVENTS_AT_ONCE: u32 = 256;
 
@@ -86,6 +89,21 @@ impl Jobs {
     /// # Errors
     /// `BUSY` when another job holds what this one needs; `INVALID_REQUEST` when the id was used for something else.
     pub async fn submit(
+        &self,
+        ctx: &Arc<Context>,
+        task: Task,
+        request_id: &str,
+        requested_by: &str,
+    ) -> Result<Job, Error> {
+        // In a task of its own: a caller that goes away between the commit and the start would leave a job that holds
+        // its leases and that nobody runs.
+        let (ctx, request_id, requested_by) = (ctx.clone(), request_id.to_owned(), requested_by.to_owned());
+        let submission = async move { ctx.jobs.submit_whole(&ctx, task, &request_id, &requested_by).await };
+        let submitted = tokio::spawn(submission).await;
+        submitted.map_err(|e| Error::internal(format!("the job could not be begun: {e}")))?
+    }
+
+    async fn submit_whole(
         &self,
         ctx: &Arc<Context>,
         task: Task,
@@ -161,9 +179,16 @@ impl Jobs {
             Some(e) => tracing::warn!(job = job.id(), reason = %e.reason, node = e.node, "a job has ended: {e}"),
         }
         let failure = error.map(|e| e.to_failure());
-        if let Err(e) = self.catalog.finish_job(job.id(), state, failure, outcome.result, Timestamp::now()).await {
-            // It stays open in the catalog and is failed as interrupted at the next start.
+        let ended_at = Timestamp::now();
+        while let Err(e) =
+            self.catalog.finish_job(job.id(), state, failure.clone(), outcome.result.clone(), ended_at).await
+        {
             tracing::error!(job = job.id(), "the end of a job could not be recorded: {e}");
+            tokio::select! {
+                () = tokio::time::sleep(RECORD_AGAIN_AFTER) => {}
+                // It stays open in the catalog and is failed as interrupted at the next start.
+                () = self.stopping.cancelled() => break,
+            }
         }
         self.lock().remove(job.id());
         job.changed();

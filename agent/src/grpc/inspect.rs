@@ -8,16 +8,19 @@ use crate::{
     host::Host,
     services::{Role, ServiceState},
     source::{Inspection, Source},
+    targets::Targets,
 };
 
-/// How long one source may take to look around.
-const SOURCE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long one source may take to look around: well below what the coordinator gives the whole agent, so that one
+/// source that hangs does not make the host look dead.
+const SOURCE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Everything that is on this host. What cannot be found out is told as a problem.
 pub(super) async fn node(host: &Host) -> backup::Node {
     let targets = host.targets();
     let sources = futures::future::join_all(host.sources(&targets).iter().map(|s| source(s.as_ref()))).await;
-    let services = futures::future::join_all([Role::Controller, Role::Valkey].map(|r| service(host, r))).await;
+    let services =
+        futures::future::join_all([Role::Controller, Role::Valkey].map(|r| service(host, r, &targets))).await;
     let free = rustix::fs::statvfs(host.state_dir()).map(|s| s.f_bavail * s.f_frsize);
     backup::Node {
         name: host.node().to_string(),
@@ -46,8 +49,12 @@ async fn source(source: &dyn Source) -> backup::Source {
     }
 }
 
-async fn service(host: &Host, role: Role) -> backup::Service {
-    let (state, problem) = match host.services().state(role).await {
+async fn service(host: &Host, role: Role, targets: &Targets) -> backup::Service {
+    let found = match role {
+        Role::Controller => host.controller_state(targets).await,
+        Role::Valkey => host.services().state(role).await,
+    };
+    let (state, problem) = match found {
         Ok(state) => (state_to_wire(state), String::new()),
         Err(e) => (backup::ServiceState::Unspecified, e.0),
     };

@@ -37,6 +37,6 @@ pub(super) async fn receive(
         }
         .map_err(error::source)?;
     }
-    let staged_bytes = staging.finish().map_err(error::source)?;
+    let staged_bytes = staging.finish().await.map_err(error::source)?;
     Ok(wire::StageResponse { staged_bytes })
 }

@@ -54,7 +54,6 @@ async fn run(
     };
     let unit = match api.host.restores().find(&job_id, &artifact_id) {
         Ok(Some(unit)) => unit,
-        Ok(None) if verb == Verb::Revert => return drop(tx.send(Ok(end(Outcome::AlreadyDone))).await),
         Ok(None) => {
             let message = format!("{artifact_id} of {job_id} is not staged on this host");
             return drop(tx.send(Err(status(Reason::NotFound, message))).await);

@@ -40,6 +40,10 @@ impl Hooks {
 
 #[async_trait]
 impl Services for Hooks {
+    fn knows(&self, role: Role) -> bool {
+        self.config.of(role).hooks.is_some()
+    }
+
     async fn state(&self, role: Role) -> Result<ServiceState, ServiceError> {
         let Ok(hooks) = self.commands(role) else { return Ok(ServiceState::Absent) };
         let done = run(&hooks.state, MOVE_TIMEOUT).await?;

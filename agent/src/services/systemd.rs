@@ -78,6 +78,10 @@ fn parse_show(answer: &str) -> Option<ServiceState> {
 
 #[async_trait]
 impl Services for Systemd {
+    fn knows(&self, _: Role) -> bool {
+        true
+    }
+
     async fn state(&self, role: Role) -> Result<ServiceState, ServiceError> {
         Ok(self.unit(role).await?.map_or(ServiceState::Absent, |(_, state)| state))
     }

@@ -69,10 +69,11 @@ impl FilesSource {
     ) -> Result<T, SourceError> {
         let held = self.busy.clone().lock_owned().await;
         let (root, unit, stop) = (self.root.clone(), unit.clone(), CancellationToken::new());
+        let excluded = self.rules.patterns().to_vec();
         let _stop_when_dropped = stop.clone().drop_guard();
         blocking(move || {
             let _held = held;
-            verb(&Restore { root: &root, unit: &unit, stop: &stop })
+            verb(&Restore { root: &root, unit: &unit, excluded: &excluded, stop: &stop })
         })
         .await
     }

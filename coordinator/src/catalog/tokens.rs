@@ -36,6 +36,15 @@ pub struct SpentToken {
     pub description: String,
 }
 
+/// A token that could be spent now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsableToken {
+    /// The role that its certificate will have.
+    pub role: String,
+    /// Whether it is for one name only.
+    pub bound: bool,
+}
+
 impl Catalog {
     /// Records a token.
     ///
@@ -85,7 +94,7 @@ impl Catalog {
         row.map(|r| Ok(SpentToken { role: r.try_get("role")?, description: r.try_get("description")? })).transpose()
     }
 
-    /// Whether [`Catalog::spend_token`] would take this token for `name` now: its role, or why not. The reason is for
+    /// Whether [`Catalog::spend_token`] would take this token for `name` now: what it is good for, or why not. The reason is for
     /// the log; callers are told nothing of it.
     ///
     /// # Errors
@@ -96,7 +105,7 @@ impl Catalog {
         hash: &str,
         name: &str,
         now: Timestamp,
-    ) -> Result<Result<String, &'static str>, Error> {
+    ) -> Result<Result<UsableToken, &'static str>, Error> {
         let row = sqlx::query("SELECT role, node, spent_ms, expires_ms FROM tokens WHERE id = $1 AND hash = $2")
             .bind(id)
             .bind(hash)
@@ -109,7 +118,7 @@ impl Catalog {
             (Some(_), _) => Err("already spent"),
             _ if expires <= now.as_millisecond() => Err("expired"),
             (_, Some(node)) if node != name => Err("bound to another name"),
-            _ => Ok(row.try_get("role")?),
+            (None, node) => Ok(UsableToken { role: row.try_get("role")?, bound: node.is_some() }),
         })
     }
 }
@@ -163,7 +172,10 @@ mod tests {
             assert_eq!(catalog.spend_token(id, hash, name, at).await.unwrap(), None);
             assert_eq!(catalog.look_at_token(id, hash, name, at).await.unwrap(), Err(why));
         }
-        assert_eq!(catalog.look_at_token("t", "aa", "h1", now).await.unwrap(), Ok("agent".to_owned()));
+        assert_eq!(
+            catalog.look_at_token("t", "aa", "h1", now).await.unwrap(),
+            Ok(UsableToken { role: "agent".to_owned(), bound: true })
+        );
         assert!(catalog.spend_token("t", "aa", "h1", now).await.unwrap().is_some());
         assert_eq!(catalog.spend_token("t", "aa", "h1", now).await.unwrap(), None);
         assert_eq!(catalog.look_at_token("t", "aa", "h1", now).await.unwrap(), Err("already spent"));

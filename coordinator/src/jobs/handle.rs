@@ -29,6 +29,7 @@ pub struct JobHandle(Arc<Inner>);
 struct Inner {
     id: String,
     cancel: CancellationToken,
+    give_up: CancellationToken,
     by_somebody: AtomicBool,
     catalog: Catalog,
     fence: Fence,
@@ -41,6 +42,7 @@ impl JobHandle {
         Self(Arc::new(Inner {
             id: id.to_owned(),
             cancel,
+            give_up: CancellationToken::new(),
             by_somebody: AtomicBool::new(false),
             catalog: ctx.catalog.clone(),
             fence: ctx.fence(id),
@@ -57,6 +59,11 @@ impl JobHandle {
     /// Fires when somebody cancels the job, and when the coordinator stops.
     pub fn cancel(&self) -> &CancellationToken {
         &self.0.cancel
+    }
+
+    /// Fires when somebody cancels the job once more: what it does about the first time shall not wait any longer.
+    pub fn give_up(&self) -> &CancellationToken {
+        &self.0.give_up
     }
 
     /// `Err` with `CANCELLED` once [`JobHandle::cancel`] has fired.
@@ -113,7 +120,11 @@ impl JobHandle {
     /// Cancels on behalf of a person; `false` when somebody has done so before.
     pub(super) fn cancel_by_somebody(&self) -> bool {
         let first = !self.0.by_somebody.swap(true, Ordering::SeqCst);
-        self.0.cancel.cancel();
+        if first {
+            self.0.cancel.cancel();
+        } else {
+            self.0.give_up.cancel();
+        }
         first
     }
 

@@ -4,8 +4,11 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use prexor_format::manifest::{MANIFEST_FILE, Manifest};
-use prexor_proto::backup::{JobKind, JobResult, JobState, job_result};
+use prexor_format::manifest::MANIFEST_FILE;
+use prexor_proto::{
+    backup::{JobKind, JobResult, JobState, job_result},
+    reason::Reason,
+};
 
 use super::{Task, interrupted};
 use crate::{
@@ -25,9 +28,14 @@ pub async fn recover(ctx: &Arc<Context>) -> Result<(), Error> {
         recover_job(ctx, row).await?;
     }
     for doomed in ctx.catalog.doomed_backups().await? {
-        settle(ctx, &doomed).await?;
+        if let Err(e) = settle(ctx, &doomed).await {
+            // It stays on the list, and is no reason not to serve what is whole.
+            tracing::error!(backup = %doomed.id, "the leftovers of a capture or delete cannot be removed: {e}");
+        }
     }
-    sweep(ctx).await?;
+    if let Err(e) = sweep(ctx).await {
+        tracing::error!("directories that were never used cannot be removed: {e}");
+    }
     backups::refresh_index(ctx).await
 }
 
@@ -56,12 +64,16 @@ async fn recover_job(ctx: &Arc<Context>, row: JobRow) -> Result<(), Error> {
     ctx.catalog.finish_job(&id, JobState::Failed, failure, None, Timestamp::now()).await
 }
 
-/// A capture whose manifest was written is complete after all, whatever came next; everything else goes.
+/// A capture whose manifest was written is complete after all, whatever came next (it is written whole or not at all);
+/// everything else goes. Not being able to look is no reason to remove anything.
 async fn settle(ctx: &Context, doomed: &DoomedBackup) -> Result<(), Error> {
     let id = &doomed.id;
-    let manifest = ctx.store.read(id, MANIFEST_FILE).await;
-    let complete = doomed.by_capture && manifest.is_ok_and(|m| Manifest::from_json(&m).is_ok());
-    if !complete {
+    let written = match ctx.store.read(id, MANIFEST_FILE).await {
+        Ok(_) => true,
+        Err(e) if e.reason == Reason::NotFound => false,
+        Err(e) => return Err(e),
+    };
+    if !(written && doomed.by_capture) {
         tracing::warn!(backup = %id, "removing what an interrupted capture or delete has left");
         ctx.store.remove(id).await?;
     }

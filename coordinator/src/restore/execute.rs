@@ -19,6 +19,8 @@ use prexor_proto::{
     reason::Reason,
 };
 
+use tokio_util::sync::CancellationToken;
+
 use super::{plan_restore, read_manifest, refuse};
 use crate::{
     agents::{self, AgentClient},
@@ -90,13 +92,23 @@ impl Execution<'_> {
     }
 
     /// From here on there is no way back, so what fails is tried again until it works or somebody cancels the waiting.
+    /// Whatever becomes of one artifact, the others are committed too.
     async fn commit(&self, durations: &mut Vec<StepResult>) -> Result<RestoreReport, Error> {
+        let patience = self.patience();
+        let mut failed = Vec::new();
         for step in self.plan.steps.iter().filter(|s| s.verb() == StepVerb::Commit) {
             let (node, artifact_id) = place(step)?;
-            let work = self.insist(&node, agents::Verb::Commit, artifact_id, "the old data is not removed yet");
-            self.take(step, durations, work).await?;
+            let meanwhile = "the old data is not removed yet";
+            let work = self.insist(&node, agents::Verb::Commit, artifact_id, meanwhile, &patience);
+            failed.extend(self.take(step, durations, work).await.err());
         }
-        Ok(RestoreReport { after: self.plan.after.clone(), steps: std::mem::take(durations) })
+        match all_of(failed) {
+            None => Ok(RestoreReport { after: self.plan.after.clone(), steps: std::mem::take(durations) }),
+            Some(e) => {
+                let message = format!("everything is restored and checked, but old data is not removed: {}", e.message);
+                Err(Error { message, ..e })
+            }
+        }
     }
 
     /// Journals a step before and after its work, and tells those who watch.
@@ -198,32 +210,50 @@ impl Execution<'_> {
         }
     }
 
+    /// One unit that cannot be taken back does not keep the others from it.
     async fn revert_units(&self) -> Result<(), Error> {
+        let patience = self.patience();
         let journal = self.ctx.catalog.steps(self.job.id()).await?;
         let begun: BTreeSet<u32> = journal.iter().map(|s| s.number).collect();
-        let staged = self.plan.steps.iter().filter(|s| s.verb() == StepVerb::Stage && begun.contains(&s.number));
-        for step in staged.rev() {
+        let done = journal.iter().filter(|s| matches!(s.state, StepState::Done | StepState::Reverted));
+        let staged: BTreeSet<u32> = done.map(|s| s.number).collect();
+        let mut failed = Vec::new();
+        for step in self.plan.steps.iter().filter(|s| s.verb() == StepVerb::Stage && begun.contains(&s.number)).rev() {
             let (node, artifact_id) = place(step)?;
-            self.insist(&node, agents::Verb::Revert, artifact_id, "it is not taken back yet").await?;
-            // The swap is what people watch: its line shows that it was reverted.
+            let meanwhile = "it is not taken back yet";
+            match self.insist(&node, agents::Verb::Revert, artifact_id, meanwhile, &patience).await {
+                Ok(()) => {}
+                // The agent never got as far as making the unit: there is nothing to take back.
+                Err(e) if e.reason == Reason::NotFound && !staged.contains(&step.number) => {}
+                Err(e) => {
+                    failed.push(e);
+                    continue;
+                }
+            }
             let same = |s: &&Step| s.artifact_id == step.artifact_id && s.node == step.node;
             for shown in self.plan.steps.iter().filter(same).filter(|s| begun.contains(&s.number)) {
-                self.record(shown, StepState::Reverted, "").await?;
+                if let Err(e) = self.record(shown, StepState::Reverted, "").await {
+                    tracing::error!(job = self.job.id(), step = shown.number, "a step's end cannot be journaled: {e}");
+                }
             }
         }
-        Ok(())
+        all_of(failed).map_or(Ok(()), Err)
     }
 
-    /// Repeats a verb until it works: an agent that dies and comes back is waited for. A cancellation ends the waiting,
-    /// unless it is what began all this.
+    /// Ends the waiting for hosts: the next cancellation, be it the first or the second.
+    fn patience(&self) -> CancellationToken {
+        if self.job.cancel().is_cancelled() { self.job.give_up().clone() } else { self.job.cancel().clone() }
+    }
+
+    /// Repeats a verb until it works: an agent that dies and comes back is waited for.
     async fn insist(
         &self,
         node: &NodeName,
         verb: agents::Verb,
         artifact_id: &str,
         meanwhile: &str,
+        patience: &CancellationToken,
     ) -> Result<(), Error> {
-        let cancelled_before = self.job.cancel().is_cancelled();
         let mut reminded: Option<Instant> = None;
         loop {
             let attempt = async {
@@ -242,7 +272,7 @@ impl Execution<'_> {
             }
             tokio::select! {
                 () = tokio::time::sleep(RETRY_EVERY) => {}
-                () = self.job.cancel().cancelled(), if !cancelled_before => return Err(error.on(node.as_str())),
+                () = patience.cancelled() => return Err(error.on(node.as_str())),
             }
         }
     }
@@ -253,9 +283,16 @@ impl Execution<'_> {
     }
 }
 
-/// Whether the same call may work a moment later.
+/// Several failures as one.
+fn all_of(failed: Vec<Error>) -> Option<Error> {
+    let messages: Vec<String> = failed.iter().map(|e| e.message.clone()).collect();
+    failed.into_iter().next().map(|first| Error { message: messages.join("; "), ..first })
+}
+
+/// Whether the same call may work later: when a host is back, a disk has room again, a privilege is granted.
 fn may_pass(reason: Reason) -> bool {
-    matches!(reason, Reason::AgentUnavailable | Reason::SourceUnavailable | Reason::SourceFailed)
+    use Reason::{AgentUnavailable, NoSpace, SourceDenied, SourceFailed, SourceUnavailable};
+    matches!(reason, AgentUnavailable | SourceUnavailable | SourceFailed | SourceDenied | NoSpace)
 }
 
 fn place(step: &Step) -> Result<(NodeName, &str), Error> {

@@ -144,8 +144,10 @@ fn lines(plan: &Plan) -> Vec<String> {
     if !plan.steps.is_empty() {
         lines.extend([String::new(), "Steps (! changes live data):".to_owned()]);
         lines.extend(plan.steps.iter().map(|step| {
-            let (mark, on) =
-                (if step.destructive { "!" } else { " " }, if step.node.is_empty() { "coordinator" } else { &step.node });
+            let (mark, on) = (
+                if step.destructive { "!" } else { " " },
+                if step.node.is_empty() { "coordinator" } else { &step.node },
+            );
             format!("  {mark} {:>2}. {on}: {}", step.number, step.title)
         }));
     }

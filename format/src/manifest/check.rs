@@ -109,6 +109,13 @@ impl Artifact {
                 return Err(format!("{} does not belong under {prefix}/", file.path));
             }
         }
+        if let Contents::Mongo(mongo) = &self.contents {
+            let there: HashSet<&str> = self.files.iter().map(|f| f.path.as_str()).collect();
+            let named = mongo.collections.iter().flat_map(|c| c.data_path.iter().chain([&c.metadata_path]));
+            if let Some(missing) = named.map(String::as_str).find(|path| !there.contains(path)) {
+                return Err(format!("{missing} is among the contents of {}, but not among its files", self.id));
+            }
+        }
         if sum(self.files.iter().map(|f| f.size_bytes)) != Some(self.size_bytes) {
             return Err(format!("the size of {} is not the sum of its files' sizes", self.id));
         }

@@ -55,6 +55,10 @@ impl Service {
 
 #[async_trait::async_trait]
 impl Services for Service {
+    fn knows(&self, _: Role) -> bool {
+        true
+    }
+
     async fn state(&self, role: Role) -> Result<ServiceState, ServiceError> {
         self.hooks.state(role).await
     }

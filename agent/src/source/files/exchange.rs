@@ -7,7 +7,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     io,
-    os::{fd::AsFd as _, unix::ffi::OsStrExt as _},
+    os::{
+        fd::AsFd as _,
+        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -63,7 +66,7 @@ impl Place {
             let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else {
                 return Err(NoPlace::Impossible(format!("{shown} cannot be a root")));
             };
-            std::fs::create_dir_all(parent)?;
+            make_open_to_all(parent)?;
             parent.canonicalize()?.join(name)
         };
         let Some(parent) = real.parent() else {
@@ -362,4 +365,17 @@ pub(super) fn plan_parents(place: &Place, carried: &[TreePath], made: &mut Vec<M
         }
     }
     Ok(())
+}
+
+/// Makes a directory and its parents so that others can pass through, as `/opt` and `/etc` are: the agent's own umask would
+/// keep the controller's user out of its own tree.
+fn make_open_to_all(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = dir.parent() {
+        make_open_to_all(parent)?;
+    }
+    std::fs::create_dir(dir)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))
 }

@@ -38,6 +38,8 @@ struct Prepared {
 pub(super) struct Restore<'a> {
     pub(super) root: &'a Path,
     pub(super) unit: &'a RestoreUnit,
+    /// What the configuration leaves out of captures now: it is in no newer backup, so a restore must not lose it.
+    pub(super) excluded: &'a [Pattern],
     pub(super) stop: &'a CancellationToken,
 }
 
@@ -51,7 +53,10 @@ impl Restore<'_> {
 
     fn rules(&self) -> Result<Rules, SourceError> {
         let patterns: Result<Vec<Pattern>, _> = self.contents()?.0.excluded.iter().map(|p| p.parse()).collect();
-        let mut rules = Rules::new(patterns.map_err(|e| SourceError::Invalid(e.to_string()))?);
+        let mut patterns = patterns.map_err(|e| SourceError::Invalid(e.to_string()))?;
+        let known: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+        patterns.extend(self.excluded.iter().filter(|p| !known.contains(&p.to_string())).cloned());
+        let mut rules = Rules::new(patterns);
         rules.made = self.made()?;
         Ok(rules)
     }
@@ -143,6 +148,15 @@ impl Restore<'_> {
         let into = os::open_dir_path(&place.aside()).map_err(making)?;
         let archive = self.unit.staged(stored);
         let unpacked = unpack::unpack(&archive, stored, contents, into, &self.unit.progress, self.stop)?;
+        let both = exchange::carried_paths(&place.aside(), rules.patterns()).map_err(making)?;
+        if !both.is_empty() {
+            let paths: Vec<String> = both.iter().map(ToString::to_string).collect();
+            return Err(SourceError::Invalid(format!(
+                "the archive holds {}, which agent.yml excludes now and a restore would keep as it is: take it out of \
+                 filesystem.exclude to restore it too, or move the live one away",
+                paths.join(", ")
+            )));
+        }
         let differences = self.compare(&place.aside(), rules, &unpacked.restored)?;
         if !differences.is_empty() {
             let text = differences.join("; ");

@@ -28,7 +28,7 @@ pub(super) async fn revert(server: &Server, unit: &RestoreUnit) -> Result<(), So
     }
     match lost.is_empty() {
         true => Ok(()),
-        false => Err(SourceError::Failed(format!(
+        false => Err(SourceError::Invalid(format!(
             "everything is back but {}, which someone dropped during the restore: restore the safety backup",
             lost.join(", ")
         ))),

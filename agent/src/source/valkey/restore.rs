@@ -92,6 +92,9 @@ impl Restore {
             return Err(SourceError::Invalid("Valkey's restore is not prepared".into()));
         };
         if self.note::<bool>(EXCHANGED)?.is_none() {
+            if !site.append_only && self.note::<bool>(STOPPING)?.is_none() {
+                self.save_live(&site).await?;
+            }
             self.keep_note(STOPPING, &true)?;
             self.stop().await?;
             let (unit, at) = (self.unit.clone(), site.clone());
@@ -112,6 +115,20 @@ impl Restore {
             )));
         }
         Ok(())
+    }
+
+    /// Without append-only files a server may keep its keys in memory alone (`save ""`), and whether it saves when it is
+    /// stopped is up to its settings and its service manager. What a revert brings back must be on the disk.
+    async fn save_live(&self, site: &Site) -> Result<(), SourceError> {
+        match self.source.connect().await {
+            Ok(connection) => save::fresh(&connection, site).await.map(drop),
+            // A server that is down has nothing in memory.
+            Err(SourceError::Unavailable(why)) => {
+                tracing::warn!(why, "Valkey is down, its last dump is what a revert would bring back");
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
     }
 
     pub(super) async fn revert(self) -> Result<(), SourceError> {

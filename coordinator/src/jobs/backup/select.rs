@@ -33,11 +33,19 @@ pub(super) struct Selection {
 /// One capable node for MongoDB and one for Valkey, the first by name; every node that has files.
 ///
 /// Fails when a kind that is asked for has no capable node. With an empty scope everything is asked for that any node
-/// says it has.
+/// says it has; then every node must answer, for nobody knows what a silent one has.
 pub(super) fn select(nodes: &[Node], scope: &[ArtifactKind]) -> Result<Selection, Error> {
     if nodes.iter().all(|n| !n.reachable) {
         let problems: Vec<String> = nodes.iter().map(|n| n.problem.clone()).collect();
         return Err(Error::new(Reason::AgentUnavailable, format!("no agent can be reached: {}", problems.join("; "))));
+    }
+    if scope.is_empty()
+        && let Some(silent) = nodes.iter().find(|n| !n.reachable)
+    {
+        let what = "it is unknown what would be missing from the backup; bring its agent back, or say with --scope what to \
+                    back up without it";
+        let message = format!("{} does not answer ({}): {what}", silent.name, silent.problem);
+        return Err(Error::new(Reason::AgentUnavailable, message).on(&silent.name));
     }
     let has = |kind: &ArtifactKind| nodes.iter().any(|n| source(n, *kind).is_some());
     let asked: Vec<ArtifactKind> =
@@ -152,7 +160,7 @@ mod tests {
     #[test]
     fn a_kind_without_a_capable_node_is_refused_with_every_reason() {
         let nodes = [node("h1", &[(Mongo, "connection refused"), (Filesystem, "")]), gone("h2")];
-        let e = select(&nodes, &[]).unwrap_err();
+        let e = select(&nodes, &[Mongo]).unwrap_err();
         assert!(e.message.contains("mongo cannot be captured: h1: connection refused; h2: the agent on h2"), "{e}");
         let e = select(&nodes[..1], &[Mongo]).unwrap_err();
         assert_eq!((e.reason, e.node.as_deref()), (Reason::SourceUnavailable, Some("h1")));
@@ -160,6 +168,14 @@ mod tests {
         assert!(e.message.contains("no enrolled node has valkey"), "{e}");
         assert!(select(&[node("h1", &[])], &[]).is_err());
         assert_eq!(select(&[gone("h1")], &[]).unwrap_err().reason, Reason::AgentUnavailable);
+    }
+
+    #[test]
+    fn everything_is_not_what_happens_to_answer() {
+        let nodes = [node("h1", &[(Filesystem, "")]), gone("h2")];
+        let e = select(&nodes, &[]).unwrap_err();
+        assert_eq!((e.reason, e.node.as_deref()), (Reason::AgentUnavailable, Some("h2")), "{e}");
+        assert_eq!(chosen(&nodes, &[Filesystem]), ["filesystem h1"]);
     }
 
     #[test]
