@@ -288,23 +288,29 @@ impl Cluster {
         fs::write(self.dir().join("coordinator.yml"), text).expect("coordinator.yml");
     }
 
-    fn enrol_agent(&self) {
-        let said = self.ctl(&["token", "create", "--node", "h1", "--ttl", "10m", "--json"]).ok();
-        let token = self.dir().join("token");
-        fs::write(&token, said.json()["token"].as_str().expect("a token")).expect("a file");
-        let dir = self.dir().display();
+    /// A fresh enrolment token, with these further arguments of `token create`.
+    pub fn token(&self, args: &[&str]) -> String {
+        let said = self.ctl(&[&["token", "create", "--json"], args].concat()).ok();
+        said.json()["token"].as_str().expect("a token").to_owned()
+    }
+
+    /// `prexorctl setup` of an agent whose files lie in `dir`.
+    pub fn setup(&self, node: &str, token: &str, dir: &Path) -> Said {
+        let file = dir.join("token");
+        fs::write(&file, token).expect("a file");
+        let (address, dir) = (format!("127.0.0.1:{}", self.agent_port), dir.display());
         let args = [
             "setup",
             "--coordinator",
             &format!("127.0.0.1:{}", self.enrolment_port),
             "--token-file",
-            &format!("{dir}/token"),
+            &file.display().to_string(),
             "--node",
-            "h1",
+            node,
             "--listen",
-            &format!("127.0.0.1:{}", self.agent_port),
+            &address,
             "--advertise",
-            &format!("127.0.0.1:{}", self.agent_port),
+            &address,
             "--config",
             &format!("{dir}/agent.yml"),
             "--state-dir",
@@ -312,7 +318,12 @@ impl Cluster {
             "--root",
             &self.root().display().to_string(),
         ];
-        self.ctl(&args).ok();
+        self.ctl(&args)
+    }
+
+    fn enrol_agent(&self) {
+        self.setup("h1", &self.token(&["--node", "h1", "--ttl", "10m"]), self.dir()).ok();
+        let dir = self.dir().display();
         let flag = format!("{dir}/controller-runs");
         let mut services = format!(
             "services:\n  manager: hooks\n  controller:\n    hooks:\n      state: [/bin/sh, -c, 'test -e {flag} || exit 3']\n      \

@@ -69,6 +69,12 @@ impl Rig {
         Self { dir, source, node }
     }
 
+    /// As if agent.yml had been changed and the agent restarted.
+    fn exclude(&mut self, patterns: &[&str]) {
+        let (node, exclude) = (self.node.clone(), patterns.iter().map(|p| p.parse().unwrap()).collect());
+        self.source = FilesSource::new(FilesConfig { node, root: self.root(), exclude, controller: None });
+    }
+
     fn root(&self) -> PathBuf {
         self.dir.path().join("etc/prexorcloud")
     }
@@ -269,6 +275,27 @@ async fn another_controllers_files_are_refused() {
     }
     fs::write(rig.root().join("config/controller.yml"), "uuid: [broken").unwrap();
     rig.source.prepare(&unit).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_excluded_since_the_backup_is_not_lost() {
+    let mut rig = Rig::new(&[]);
+    trees::rich(&rig.root(), UUID);
+    let artifact = rig.capture().await;
+    fs::create_dir_all(rig.root().join("data/worlds")).unwrap();
+    fs::write(rig.root().join("data/worlds/r.0.0.mca"), "in no backup").unwrap();
+    rig.exclude(&["data/worlds"]);
+    let unit = rig.stage(&artifact, "job-1");
+    rig.source.prepare(&unit).await.unwrap();
+    rig.source.swap(&unit).await.unwrap();
+    assert_eq!(rig.source.check(&unit).await.unwrap(), [] as [String; 0]);
+    rig.source.commit(&unit).await.unwrap();
+    assert_eq!(fs::read_to_string(rig.root().join("data/worlds/r.0.0.mca")).unwrap(), "in no backup");
+
+    // Where the archive holds it too, only a person knows which of both is wanted.
+    rig.exclude(&["templates"]);
+    let refused = rig.source.prepare(&rig.stage(&artifact, "job-2")).await.unwrap_err();
+    assert!(matches!(&refused, SourceError::Invalid(m) if m.contains("templates")), "{refused}");
 }
 
 #[tokio::test]

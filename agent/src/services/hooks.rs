@@ -128,4 +128,19 @@ mod tests {
         let error = Hooks::new(&config).unwrap().start(Role::Valkey).await.unwrap_err();
         assert!(error.0.contains("exited with 7: no such instance"), "{error}");
     }
+
+    #[tokio::test]
+    async fn a_server_left_in_the_background_does_not_hold_the_hook() {
+        let dir = tempfile::tempdir().unwrap();
+        let f = dir.path().join("runs").display().to_string();
+        let hooks = HookCommands {
+            state: sh(format!("test -e {f} || exit 3")),
+            stop: sh("true".into()),
+            start: sh(format!("touch {f}; sleep 20 &")),
+        };
+        let config = ServicesConfig { valkey: ServiceConfig { unit: None, hooks: Some(hooks) }, ..Default::default() };
+        let begun = Hooks::new(&config).unwrap();
+        let started = tokio::time::timeout(std::time::Duration::from_secs(15), begun.start(Role::Valkey)).await;
+        started.expect("the hook has ended, its child has not").unwrap();
+    }
 }
