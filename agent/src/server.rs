@@ -59,5 +59,6 @@ pub async fn serve(
         .context("the agent's server ended")
 }
 
-/// The largest message taken: a manifest's entry of an artifact with some 50,000 files.
-const MAX_MESSAGE: usize = 32 << 20;
+/// The largest message taken: a manifest's entry of an artifact. Twice what a coordinator takes of a capture, so that
+/// whatever was captured can be staged (law L23).
+const MAX_MESSAGE: usize = 128 << 20;
