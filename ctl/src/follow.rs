@@ -43,12 +43,12 @@ pub async fn to_end(
     job_id: &str,
     mut on_event: impl FnMut(&JobEvent),
 ) -> Result<Watched, Failure> {
+    // Listening begins before the first event is shown: whoever sees one may press Ctrl-C at once.
+    let interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt());
+    let mut interrupts = interrupts.map_err(|e| Failure::local(format!("cannot listen for Ctrl-C: {e}")))?;
     tokio::select! {
         ended = watch(client, printer, job_id, &mut on_event) => ended.map(|job| Watched::Ended(Box::new(job))),
-        interrupted = tokio::signal::ctrl_c() => match interrupted {
-            Ok(()) => Ok(Watched::Detached),
-            Err(error) => Err(Failure::local(format!("cannot listen for Ctrl-C: {error}"))),
-        },
+        _ = interrupts.recv() => Ok(Watched::Detached),
     }
 }
 

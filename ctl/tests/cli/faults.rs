@@ -133,7 +133,8 @@ pub(crate) fn on_a_terminal(
         Stdio::from(open.unwrap())
     };
     let mut command = coordinator.command(args);
-    command.stdin(side()).stderr(side());
+    // Without a TERM nobody can draw on it, and CI has none.
+    command.stdin(side()).stderr(side()).env("TERM", "xterm").env_remove("NO_COLOR");
     let typed = typed.to_owned();
     let work = tokio::task::spawn_blocking(move || {
         let child = command.spawn().unwrap();

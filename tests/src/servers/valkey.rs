@@ -274,6 +274,8 @@ mod tests {
         assert_eq!(server.client().await.call(&["PING"]).await.unwrap().text(), "PONG");
         let port = server.port();
         drop(server);
-        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+        // The kernel closes a killed process's sockets a moment after its command line is gone.
+        let free = async || std::net::TcpStream::connect(("127.0.0.1", port)).is_err();
+        crate::servers::wait_until("the port to be free", PATIENCE, free).await;
     }
 }
