@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use prexor_format::{artifact::ArtifactKind, id::NodeName, manifest::Artifact};
+use prexor_format::{artifact::ArtifactKind, id::NodeName, manifest::Artifact, selection::Selection};
 
 use crate::{
     config::AgentConfig,
@@ -147,13 +147,18 @@ impl Host {
     ///
     /// # Errors
     /// When the unit's record cannot be kept, or this host has nothing of that kind.
-    pub fn begin_unit(&self, job_id: &str, artifact: &Artifact) -> Result<RestoreUnit, SourceError> {
+    pub fn begin_unit(
+        &self,
+        job_id: &str,
+        artifact: &Artifact,
+        selection: &Selection,
+    ) -> Result<RestoreUnit, SourceError> {
         let targets = self.targets();
         if self.source(artifact.kind, &targets).is_none() {
             return Err(self.no_source(artifact.kind));
         }
         self.state_is_outside(&targets)?;
-        let unit = self.restores.create(job_id, artifact)?;
+        let unit = self.restores.create(job_id, artifact, selection)?;
         let noted: Option<Targets> = unit.load_note(TARGETS_NOTE).map_err(note_error)?;
         if noted.is_none() {
             unit.save_note(TARGETS_NOTE, &targets).map_err(note_error)?;

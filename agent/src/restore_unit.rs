@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use prexor_format::manifest::{Artifact, StoredFile};
+use prexor_format::{
+    manifest::{Artifact, StoredFile},
+    selection::Selection,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::sink::Progress;
@@ -39,6 +42,8 @@ pub struct RestoreUnit {
     pub job_id: String,
     /// The artifact's entry in the manifest.
     pub artifact: Artifact,
+    /// Which part of it is restored.
+    pub selection: Selection,
     /// The figures that people watch.
     pub progress: Arc<Progress>,
 }
@@ -48,14 +53,17 @@ impl RestoreUnit {
     ///
     /// # Errors
     /// When the directory cannot be made.
-    pub fn create(dir: &Path, job_id: &str, artifact: &Artifact) -> io::Result<Self> {
+    pub fn create(dir: &Path, job_id: &str, artifact: &Artifact, selection: &Selection) -> io::Result<Self> {
         fs::create_dir_all(dir.join("staged"))?;
         let unit = Self {
             dir: dir.to_owned(),
             job_id: job_id.to_owned(),
             artifact: artifact.clone(),
+            selection: selection.clone(),
             progress: Arc::default(),
         };
+        // The one whose presence makes the unit comes last.
+        unit.save_note("selection", selection)?;
         unit.save_note("artifact", artifact)?;
         Ok(unit)
     }
@@ -65,14 +73,10 @@ impl RestoreUnit {
     /// # Errors
     /// When what is there cannot be read.
     pub fn open(dir: &Path, job_id: &str) -> io::Result<Option<Self>> {
-        match fs::read(dir.join("artifact.json")) {
-            Ok(bytes) => {
-                let artifact = serde_json::from_slice(&bytes)?;
-                Ok(Some(Self { dir: dir.to_owned(), job_id: job_id.to_owned(), artifact, progress: Arc::default() }))
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
+        let Some(artifact) = read_note(dir, "artifact")? else { return Ok(None) };
+        let selection = read_note(dir, "selection")?.unwrap_or_default();
+        let (dir, job_id) = (dir.to_owned(), job_id.to_owned());
+        Ok(Some(Self { dir, job_id, artifact, selection, progress: Arc::default() }))
     }
 
     /// The unit's own directory.
@@ -83,6 +87,11 @@ impl RestoreUnit {
     /// Where a staged file lies.
     pub fn staged(&self, file: &StoredFile) -> PathBuf {
         self.staged_path(&file.path)
+    }
+
+    /// The files that are staged: those that the selection needs.
+    pub fn files(&self) -> Vec<&StoredFile> {
+        self.selection.files(&self.artifact)
     }
 
     /// Where the staged file with this path (relative to the backup's directory) lies.
@@ -119,11 +128,7 @@ impl RestoreUnit {
     /// # Errors
     /// When it is there and cannot be read.
     pub fn load_note<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
-        match fs::read(self.dir.join(format!("{name}.json"))) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
+        read_note(&self.dir, name)
     }
 
     /// Removes the staged files and every note but the phase and the manifest's entry, which answer later probes.
@@ -134,12 +139,20 @@ impl RestoreUnit {
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             match path.file_name().and_then(|n| n.to_str()) {
-                Some("phase.json" | "artifact.json") => {}
+                Some("phase.json" | "artifact.json" | "selection.json") => {}
                 Some("staged") => fs::remove_dir_all(&path)?,
                 _ => fs::remove_file(&path)?,
             }
         }
         Ok(())
+    }
+}
+
+fn read_note<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Option<T>> {
+    match fs::read(dir.join(format!("{name}.json"))) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

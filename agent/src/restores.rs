@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use prexor_format::manifest::Artifact;
+use prexor_format::{manifest::Artifact, selection::Selection};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
@@ -77,12 +77,12 @@ impl Restores {
     }
 
     /// Makes the unit, or opens it when it is there already.
-    pub fn create(&self, job_id: &str, artifact: &Artifact) -> Result<RestoreUnit, SourceError> {
+    pub fn create(&self, job_id: &str, artifact: &Artifact, selection: &Selection) -> Result<RestoreUnit, SourceError> {
         let dir = self.unit_dir(job_id, &artifact.id)?;
         match RestoreUnit::open(&dir, job_id).map_err(|e| record_error(&dir, &e))? {
-            Some(unit) if unit.artifact == *artifact => Ok(unit),
+            Some(unit) if unit.artifact == *artifact && unit.selection == *selection => Ok(unit),
             Some(_) => Err(SourceError::Invalid(format!("{job_id} has another artifact {} staged here", artifact.id))),
-            None => RestoreUnit::create(&dir, job_id, artifact).map_err(|e| record_error(&dir, &e)),
+            None => RestoreUnit::create(&dir, job_id, artifact, selection).map_err(|e| record_error(&dir, &e)),
         }
     }
 

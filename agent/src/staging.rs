@@ -40,7 +40,7 @@ impl Staging {
     /// # Errors
     /// [`SourceError::NoSpace`], or what went wrong with the unit's directory.
     pub fn begin(unit: Arc<RestoreUnit>) -> Result<Self, SourceError> {
-        let missing: u64 = unit.artifact.files.iter().filter(|f| !is_whole(&unit, f)).map(|f| f.size_bytes).sum();
+        let missing: u64 = unit.files().into_iter().filter(|f| !is_whole(&unit, f)).map(|f| f.size_bytes).sum();
         let free = free_bytes(&unit)?;
         if missing > free {
             return Err(SourceError::NoSpace(format!(
@@ -60,7 +60,7 @@ impl Staging {
         if let Some(open) = &self.open {
             return Err(invalid(&self.unit.artifact, format!("{path} begins before {} has ended", open.expected.path)));
         }
-        let listed = self.unit.artifact.files.iter().find(|f| f.path == path);
+        let listed = self.unit.files().into_iter().find(|f| f.path == path);
         let expected = listed.cloned().ok_or_else(|| invalid(&self.unit.artifact, format!("it has no file {path}")))?;
         let target = self.unit.staged(&expected);
         // Not beside the target: its name may be as long as a name can be.
@@ -117,7 +117,7 @@ impl Staging {
         if let Some(open) = &self.open {
             return Err(invalid(artifact, format!("the stream ended within {}", open.expected.path)));
         }
-        if let Some(missing) = artifact.files.iter().find(|f| !is_whole(&self.unit, f)) {
+        if let Some(missing) = self.unit.files().into_iter().find(|f| !is_whole(&self.unit, f)) {
             return Err(invalid(artifact, format!("{} was not sent", missing.path)));
         }
         // The names too must survive a power cut before the unit counts as staged.
@@ -128,7 +128,7 @@ impl Staging {
         if self.unit.phase().map_err(|e| write_error(self.unit.dir(), &e))? == Phase::Staging {
             self.unit.set_phase(Phase::Staged).map_err(|e| write_error(self.unit.dir(), &e))?;
         }
-        Ok(artifact.size_bytes)
+        Ok(self.unit.files().iter().map(|f| f.size_bytes).sum())
     }
 }
 

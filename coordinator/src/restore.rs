@@ -5,7 +5,7 @@ mod facts;
 pub mod plan;
 mod wire;
 
-use prexor_format::{artifact::ArtifactKind, id::BackupId, manifest::Manifest};
+use prexor_format::{id::BackupId, manifest::Manifest};
 use prexor_proto::reason::Reason;
 
 pub use execute::{recover, run};
@@ -18,10 +18,10 @@ use plan::{Options, Plan};
 ///
 /// # Errors
 /// When the backup does not exist or its manifest is damaged. Hosts that do not answer are refusals in the plan.
-pub async fn plan_restore(ctx: &Context, id: &BackupId, scope: Vec<ArtifactKind>) -> Result<Plan, Error> {
+pub async fn plan_restore(ctx: &Context, id: &BackupId, options: &Options) -> Result<Plan, Error> {
     let manifest = read_manifest(ctx, id).await?;
     let nodes = facts::gather(ctx).await?;
-    Ok(plan::plan(&manifest, &nodes, &Options { scope }))
+    Ok(plan::plan(&manifest, &nodes, options))
 }
 
 /// Why a plan cannot be applied, or `Ok`.

@@ -115,9 +115,34 @@ pub struct RestoreArgs {
     /// Restore the controllers' files
     #[arg(long)]
     pub filesystem: bool,
+    /// Which part of the backup; with one of these, nothing else is restored.
+    #[command(flatten)]
+    pub part: PartArgs,
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
+}
+
+/// A part of a backup.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "A part of the backup (nothing else is restored then)")]
+#[group(id = "part", multiple = true, conflicts_with_all = ["datastores", "filesystem"])]
+pub struct PartArgs {
+    /// This file or directory of the controller's root: config/controller.yml
+    #[arg(long, value_name = "PATH")]
+    pub paths: Vec<String>,
+    /// Collections that match: `users`, `mod_chat_*`, `prexorcloud.users`
+    #[arg(long = "ns", visible_alias = "ns-include", value_name = "PATTERN")]
+    pub namespaces: Vec<String>,
+    /// But not collections that match
+    #[arg(long, value_name = "PATTERN")]
+    pub ns_exclude: Vec<String>,
+    /// Restore collections that match under another name, see --ns-to
+    #[arg(long, value_name = "PATTERN", requires = "ns_to")]
+    pub ns_from: Vec<String>,
+    /// The other name, with as many `*` as --ns-from
+    #[arg(long, value_name = "PATTERN", requires = "ns_from")]
+    pub ns_to: Vec<String>,
 }
 
 /// What to restore.

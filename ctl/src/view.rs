@@ -156,6 +156,8 @@ pub struct ReplacementView {
     pub incoming: String,
     /// Bytes that travel to the node.
     pub size_bytes: u64,
+    /// What of it is restored; empty for all.
+    pub parts: Vec<String>,
 }
 
 /// A step of a plan.
@@ -343,6 +345,7 @@ impl From<&wire::Plan> for PlanView {
             current: r.current.clone(),
             incoming: r.incoming.clone(),
             size_bytes: r.size_bytes,
+            parts: r.parts.clone(),
         };
         let refusal = |r: &wire::Refusal| RefusalView { law: some(&r.law), message: r.message.clone() };
         Self {

@@ -11,5 +11,6 @@ pub mod id;
 pub mod manifest;
 pub mod mongodump;
 pub mod rdb;
+pub mod selection;
 pub mod text;
 pub mod tree;

@@ -5,6 +5,7 @@ use prexor_format::{
     artifact::ArtifactKind,
     digest::Sha256Digest,
     manifest::{Controller, StoredFile},
+    selection::{Namespaces, Rename, Selection},
 };
 
 use crate::{agent, backup};
@@ -43,6 +44,33 @@ pub fn kind_from_wire(kind: i32) -> Result<ArtifactKind, BadWire> {
 pub fn scope_from_wire(scope: &[i32]) -> Result<Vec<ArtifactKind>, BadWire> {
     let asked = scope.iter().map(|k| kind_from_wire(*k)).collect::<Result<Vec<_>, _>>()?;
     Ok(ArtifactKind::ALL.into_iter().filter(|k| asked.contains(k)).collect())
+}
+
+/// The wire form of a selection.
+pub fn selection_to_wire(s: &Selection) -> backup::Selection {
+    let rename = |r: &Rename| backup::NamespaceRename { from: r.from.clone(), to: r.to.clone() };
+    backup::Selection {
+        paths: s.paths.clone(),
+        namespaces_include: s.namespaces.include.clone(),
+        namespaces_exclude: s.namespaces.exclude.clone(),
+        namespaces_rename: s.namespaces.rename.iter().map(rename).collect(),
+        keys: s.keys.clone(),
+    }
+}
+
+/// The selection of a wire value, absent meaning everything. It is not checked, see [`Selection::checked`].
+pub fn selection_from_wire(s: Option<&backup::Selection>) -> Selection {
+    let Some(s) = s else { return Selection::default() };
+    let rename = |r: &backup::NamespaceRename| Rename { from: r.from.clone(), to: r.to.clone() };
+    Selection {
+        paths: s.paths.clone(),
+        namespaces: Namespaces {
+            include: s.namespaces_include.clone(),
+            exclude: s.namespaces_exclude.clone(),
+            rename: s.namespaces_rename.iter().map(rename).collect(),
+        },
+        keys: s.keys.clone(),
+    }
 }
 
 /// The wire form of a point in time.

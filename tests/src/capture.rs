@@ -15,6 +15,7 @@ use prexor_agent::{
 use prexor_format::{
     id::NodeName,
     manifest::{Artifact, StoredFile},
+    selection::Selection,
 };
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
@@ -80,8 +81,22 @@ pub fn artifact(source: &dyn Source, node: &NodeName, captured: Captured, files:
 /// # Errors
 /// When they cannot be copied.
 pub fn stage(state: &Path, job_id: &str, artifact: &Artifact, backup: &Path) -> io::Result<RestoreUnit> {
-    let unit = RestoreUnit::create(&state.join(job_id).join(&artifact.id), job_id, artifact)?;
-    for file in &artifact.files {
+    stage_part(state, job_id, artifact, backup, &Selection::default())
+}
+
+/// As [`stage`], for a restore of a part.
+///
+/// # Errors
+/// When the files cannot be copied.
+pub fn stage_part(
+    state: &Path,
+    job_id: &str,
+    artifact: &Artifact,
+    backup: &Path,
+    selection: &Selection,
+) -> io::Result<RestoreUnit> {
+    let unit = RestoreUnit::create(&state.join(job_id).join(&artifact.id), job_id, artifact, selection)?;
+    for file in unit.files() {
         let staged = unit.staged(file);
         fs::create_dir_all(staged.parent().unwrap_or(state))?;
         fs::copy(backup.join(&file.path), staged)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use prexor_format::manifest::Artifact;
 use prexor_proto::{
     agent::{self as wire, stage_request::Frame},
+    convert::selection_from_wire,
     reason::Reason,
     status::status,
 };
@@ -25,8 +26,9 @@ pub(super) async fn receive(
     let artifact: Artifact = serde_json::from_str(&begin.artifact_json)
         .map_err(|e| bad(&format!("the artifact's entry cannot be read: {e}")))?;
     artifact.check().map_err(|e| bad(&e))?;
+    let selection = selection_from_wire(begin.selection.as_ref()).checked().map_err(|e| bad(&e.to_string()))?;
     let _lock = api.host.restores().lock(&fence.job_id, &artifact.id).await.map_err(error::source)?;
-    let unit = Arc::new(api.host.begin_unit(&fence.job_id, &artifact).map_err(error::source)?);
+    let unit = Arc::new(api.host.begin_unit(&fence.job_id, &artifact, &selection).map_err(error::source)?);
     let mut staging = Staging::begin(unit).map_err(error::source)?;
     while let Some(message) = stream.message().await? {
         match message.frame {

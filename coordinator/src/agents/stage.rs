@@ -4,11 +4,14 @@ use std::{collections::HashSet, pin::pin};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
-use prexor_format::manifest::{Artifact, StoredFile};
+use prexor_format::{
+    manifest::{Artifact, StoredFile},
+    selection::Selection,
+};
 use prexor_proto::{
     agent::{Chunk, Fence, FileBegin, StageBegin, StageRequest, stage_request::Frame},
     backup::Progress,
-    convert::file_end_to_wire,
+    convert::{file_end_to_wire, selection_to_wire},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -42,6 +45,7 @@ impl AgentClient {
         &self,
         fence: Fence,
         artifact: &Artifact,
+        selection: &Selection,
         open: Open,
         on_progress: impl FnMut(Progress) + Send,
     ) -> Result<u64, Error>
@@ -53,11 +57,13 @@ impl AgentClient {
         let staged: HashSet<String> = self.probe(fence.clone(), &artifact.id).await?.staged_paths.into_iter().collect();
         let artifact_json = serde_json::to_string(artifact)
             .map_err(|e| Error::internal(format!("{} cannot be described: {e}", artifact.id)))?;
+        let selected = (!selection.is_everything()).then(|| selection_to_wire(selection));
+        let begin = StageBegin { fence: Some(fence), artifact_json, selection: selected };
         let (tx, rx) = mpsc::channel(FRAMES_IN_FLIGHT);
         let feeder = Feeder { tx, stall: self.timeouts.stall };
         let feed = async {
-            feeder.send(Frame::Begin(StageBegin { fence: Some(fence), artifact_json })).await?;
-            feeder.files(artifact, &staged, &open, self.node.as_str(), on_progress).await?;
+            feeder.send(Frame::Begin(begin)).await?;
+            feeder.files(artifact, &selection.files(artifact), &staged, &open, self.node.as_str(), on_progress).await?;
             drop(feeder);
             Ok(())
         };
@@ -100,6 +106,7 @@ impl Feeder {
     async fn files<Open, Opened, File>(
         &self,
         artifact: &Artifact,
+        files: &[&StoredFile],
         staged: &HashSet<String>,
         open: &Open,
         node: &str,
@@ -113,10 +120,10 @@ impl Feeder {
         let mut progress = Progress {
             node: node.to_owned(),
             artifact_id: artifact.id.clone(),
-            total_bytes: Some(artifact.size_bytes),
+            total_bytes: Some(files.iter().map(|f| f.size_bytes).sum()),
             ..Progress::default()
         };
-        for (file, stored) in (0u32..).zip(&artifact.files) {
+        for (file, stored) in (0u32..).zip(files) {
             progress.subject.clone_from(&stored.path);
             if !staged.contains(&stored.path) {
                 self.send(Frame::FileBegin(FileBegin { file, path: stored.path.clone() })).await?;

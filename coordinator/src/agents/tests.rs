@@ -10,6 +10,7 @@ use prexor_format::{
     artifact::ArtifactKind,
     digest::Sha256Digest,
     manifest::{Artifact, Contents, StoredFile, ValkeyContents},
+    selection::Selection,
 };
 use prexor_proto::{
     agent::{
@@ -214,7 +215,8 @@ async fn stage(client: &AgentClient, pieces: Vec<Result<Bytes, Error>>) -> (Resu
         let pieces = pieces.clone();
         async move { Ok(stream::iter(pieces)) }
     };
-    let staged = client.stage(Fence::default(), &artifact(), open, |p| done = p.done_bytes).await;
+    let staged =
+        client.stage(Fence::default(), &artifact(), &Selection::default(), open, |p| done = p.done_bytes).await;
     (staged, done)
 }
 

@@ -3,7 +3,7 @@
 use prexor_format::id::BackupId;
 use prexor_proto::{
     backup::{ApplyRestoreRequest, Job, JobKind, Plan, PlanRestoreRequest, restore_service_server::RestoreService},
-    convert::{scope_from_wire, time_from_wire},
+    convert::{scope_from_wire, selection_from_wire, time_from_wire},
     reason::Reason,
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -14,7 +14,7 @@ use crate::{
     context::Context,
     error::Error,
     jobs::Task,
-    restore::{self, plan_to_wire},
+    restore::{self, plan::Options, plan_to_wire},
 };
 
 /// The word for the newest backup.
@@ -51,7 +51,9 @@ impl RestoreService for Api {
 async fn plan(ctx: &Context, request: &PlanRestoreRequest) -> Result<restore::plan::Plan, Error> {
     let id = resolve(ctx, request).await?;
     let scope = scope_from_wire(&request.scope).map_err(bad_wire)?;
-    restore::plan_restore(ctx, &id, scope).await
+    let selection = selection_from_wire(request.selection.as_ref());
+    let selection = selection.checked().map_err(|e| Error::invalid(e.to_string()))?;
+    restore::plan_restore(ctx, &id, &Options { scope, selection }).await
 }
 
 async fn resolve(ctx: &Context, request: &PlanRestoreRequest) -> Result<BackupId, Error> {

@@ -12,16 +12,17 @@ use jiff::{SignedDuration, Timestamp};
 use prexor_format::{
     id::{BackupId, NodeName},
     manifest::{Artifact, Manifest},
+    selection::Selection,
 };
 use prexor_proto::{
     backup::{Plan, RestoreReport, Step, StepResult, StepState, StepVerb},
-    convert::{duration_to_wire, kind_from_wire},
+    convert::{duration_to_wire, kind_from_wire, selection_from_wire},
     reason::Reason,
 };
 
 use tokio_util::sync::CancellationToken;
 
-use super::{plan_restore, read_manifest, refuse};
+use super::{plan::Options, plan_restore, read_manifest, refuse};
 use crate::{
     agents::{self, AgentClient},
     catalog::StepRecord,
@@ -167,7 +168,8 @@ impl Execution<'_> {
     async fn preflight(&self) -> Result<(), Error> {
         let kinds = self.plan.replacements.iter().map(|r| kind_from_wire(r.kind));
         let scope = kinds.collect::<Result<_, _>>().map_err(|e| Error::internal(e.to_string()))?;
-        let now = plan_restore(self.ctx, &self.id, scope).await?;
+        let options = Options { scope, selection: self.selection() };
+        let now = plan_restore(self.ctx, &self.id, &options).await?;
         refuse(&now)?;
         if super::plan_to_wire(&now).steps != self.plan.steps {
             return Err(Error::new(
@@ -176,6 +178,10 @@ impl Execution<'_> {
             ));
         }
         Ok(())
+    }
+
+    fn selection(&self) -> Selection {
+        selection_from_wire(self.plan.selection.as_ref())
     }
 
     async fn stage(&self, step: &Step, manifest: &Manifest) -> Result<(), Error> {
@@ -188,7 +194,8 @@ impl Execution<'_> {
         let agent = self.agent(&node).await?;
         let (store, id) = (&self.ctx.store, &self.id);
         let open = |path: String| async move { store.open_file(id, &path).await };
-        let work = agent.stage(self.job.fence(), artifact, open, |p| self.job.progress(p));
+        let selection = self.selection();
+        let work = agent.stage(self.job.fence(), artifact, &selection, open, |p| self.job.progress(p));
         tokio::select! {
             staged = work => staged.map(drop),
             () = self.job.cancel().cancelled() => Err(Error::cancelled()),

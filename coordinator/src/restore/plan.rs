@@ -9,6 +9,7 @@ use prexor_format::{
     digest::Sha256Digest,
     id::{BackupId, NodeName},
     manifest::{Artifact, Contents, Controller, Manifest},
+    selection::Selection,
 };
 use serde::Serialize;
 
@@ -64,8 +65,10 @@ pub enum ServiceFacts {
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
-    /// The kinds to restore; empty for everything in the backup.
+    /// The kinds to restore; empty for everything in the backup, or the kinds of which a part is selected.
     pub scope: Vec<ArtifactKind>,
+    /// Which part of them.
+    pub selection: Selection,
 }
 
 /// What a restore will do.
@@ -73,6 +76,8 @@ pub struct Options {
 pub struct Plan {
     /// The backup.
     pub backup_id: BackupId,
+    /// Which part of it.
+    pub selection: Selection,
     /// What is exchanged for what.
     pub replacements: Vec<Replacement>,
     /// What is done, in this order.
@@ -103,6 +108,8 @@ pub struct Replacement {
     pub incoming: String,
     /// Stored bytes that travel to the node.
     pub size_bytes: u64,
+    /// What of the artifact is restored, for people; empty for all of it.
+    pub parts: Vec<String>,
 }
 
 /// One step.
@@ -159,10 +166,13 @@ impl Plan {
 
 /// Computes the plan.
 pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan {
+    let selection = &options.selection;
+    let scope = if options.scope.is_empty() { selection.kinds() } else { options.scope.clone() };
     let selected: Vec<&Artifact> =
-        manifest.artifacts.iter().filter(|a| options.scope.is_empty() || options.scope.contains(&a.kind)).collect();
+        manifest.artifacts.iter().filter(|a| scope.is_empty() || scope.contains(&a.kind)).collect();
     let mut refusals = laws::of_the_cluster(nodes);
-    let missing: Vec<_> = options.scope.iter().filter(|k| selected.iter().all(|a| a.kind != **k)).collect();
+    refusals.extend(laws::of_the_selection(selection, &scope, &selected));
+    let missing: Vec<_> = scope.iter().filter(|k| selected.iter().all(|a| a.kind != **k)).collect();
     let missing: Vec<String> = missing.into_iter().map(|kind| format!("{} holds no {kind}", manifest.id)).collect();
     if selected.is_empty() {
         refusals.extend(missing.iter().map(|what| refusal("", what.clone())));
@@ -177,10 +187,11 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
             Err(refused) => refusals.push(refused),
         }
     }
-    refusals.extend(laws::of_the_whole(manifest, &placed, &selected));
+    refusals.extend(laws::of_the_whole(manifest, &placed, selection));
     Plan {
         backup_id: manifest.id.clone(),
-        replacements: placed.iter().map(|(artifact, node)| replacement(artifact, node)).collect(),
+        selection: selection.clone(),
+        replacements: placed.iter().map(|(artifact, node)| replacement(artifact, node, selection)).collect(),
         steps: steps(&placed),
         notes: [laws::notes(manifest, &selected), missing].concat(),
         refusals,
@@ -229,7 +240,7 @@ fn unusable<'a>(artifact: &Artifact, nodes: impl IntoIterator<Item = &'a NodeFac
     refusal("", format!("there is nothing to restore {} onto ({why})", artifact.id))
 }
 
-fn replacement(artifact: &Artifact, node: &NodeFacts) -> Replacement {
+fn replacement(artifact: &Artifact, node: &NodeFacts, selection: &Selection) -> Replacement {
     let live = source(node, artifact.kind);
     Replacement {
         kind: artifact.kind,
@@ -237,9 +248,15 @@ fn replacement(artifact: &Artifact, node: &NodeFacts) -> Replacement {
         node: node.name.clone(),
         target: live.map(|s| s.target.clone()).unwrap_or_default(),
         current: live.map(words::current).unwrap_or_default(),
-        incoming: words::incoming(artifact),
-        size_bytes: artifact.size_bytes,
+        incoming: words::incoming(artifact, selection),
+        size_bytes: stored_bytes(artifact, selection),
+        parts: selection.words(artifact),
     }
+}
+
+/// Stored bytes that a restore of this part needs.
+fn stored_bytes(artifact: &Artifact, selection: &Selection) -> u64 {
+    selection.files(artifact).iter().map(|f| f.size_bytes).sum()
 }
 
 /// Everything is staged and prepared, and so verified, on all hosts before anything live changes; databases first, as the

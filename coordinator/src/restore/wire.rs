@@ -1,6 +1,9 @@
 //! Plans as the client API shows them.
 
-use prexor_proto::{backup as wire, convert::kind_to_wire};
+use prexor_proto::{
+    backup as wire,
+    convert::{kind_to_wire, selection_to_wire},
+};
 
 use super::plan::{Plan, Replacement, Step, Verb};
 
@@ -18,6 +21,7 @@ pub fn plan(plan: &Plan) -> wire::Plan {
             .map(|r| wire::Refusal { law: r.law.clone(), message: r.message.clone() })
             .collect(),
         after: plan.after.clone(),
+        selection: (!plan.selection.is_everything()).then(|| selection_to_wire(&plan.selection)),
     }
 }
 
@@ -49,5 +53,6 @@ fn replacement(r: &Replacement) -> wire::Replacement {
         current: r.current.clone(),
         incoming: r.incoming.clone(),
         size_bytes: r.size_bytes,
+        parts: r.parts.clone(),
     }
 }

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use prexor_format::artifact::ArtifactKind;
+use prexor_format::{
+    artifact::ArtifactKind,
+    selection::{Namespaces, Rename, Selection},
+};
 use prexor_proto::{
-    backup::{ApplyRestoreRequest, Plan, PlanRestoreRequest, Replacement, job_result},
+    backup::{self, ApplyRestoreRequest, Plan, PlanRestoreRequest, Replacement, job_result},
     convert,
     reason::Reason,
 };
 use serde::Serialize;
 
 use crate::{
-    cli::{RestoreArgs, Target},
+    cli::{PartArgs, RestoreArgs, Target},
     client::{self, Client},
     commands::outcome,
     exit::Exit,
@@ -103,7 +106,21 @@ fn request(args: &RestoreArgs) -> Result<PlanRestoreRequest, Failure> {
         backup_id,
         before: args.before.map(convert::time_to_wire),
         scope: scope.iter().map(|k| convert::kind_to_wire(*k).into()).collect(),
+        selection: part(&args.part)?,
     })
+}
+
+/// The part that is asked for; `None` for everything.
+fn part(args: &PartArgs) -> Result<Option<backup::Selection>, Failure> {
+    if args.ns_from.len() != args.ns_to.len() {
+        return Err(Failure::usage("every --ns-from needs its --ns-to"));
+    }
+    let rename = args.ns_from.iter().zip(&args.ns_to).map(|(f, t)| Rename { from: f.clone(), to: t.clone() });
+    let namespaces =
+        Namespaces { include: args.namespaces.clone(), exclude: args.ns_exclude.clone(), rename: rename.collect() };
+    let selection = Selection { paths: args.paths.clone(), namespaces, ..Selection::default() };
+    let selection = selection.checked().map_err(|e| Failure::usage(e.to_string()))?;
+    Ok((!selection.is_everything()).then(|| convert::selection_to_wire(&selection)))
 }
 
 fn refused(plan: &Plan) -> Failure {
@@ -137,6 +154,7 @@ fn lines(plan: &Plan) -> Vec<String> {
         lines.push(format!("Would be replaced on {node}:"));
         for r in replacements {
             lines.push(format!("  {:<12}{}", text::kind_word(r.kind), r.target));
+            lines.extend(r.parts.iter().map(|part| format!("  {:<12}only: {part}", "")));
             lines.push(format!("  {:<12}now:  {}", "", r.current));
             lines.push(format!("  {:<12}then: {} ({} to transfer)", "", r.incoming, text::bytes(r.size_bytes)));
         }
@@ -193,6 +211,7 @@ mod tests {
                 current: "12 collections, 151 MiB".into(),
                 incoming: "12 collections, 142,884 docs".into(),
                 size_bytes: 141 << 20,
+                parts: vec![],
             }],
             steps: vec![
                 Step {
@@ -226,6 +245,34 @@ mod tests {
         assert_eq!(scope("latest --filesystem"), [3]);
         assert_eq!(request(&args("latest --before 2026-05-10")).unwrap().before.unwrap().seconds, 1_778_371_200);
         assert_eq!(request(&args("bk-2026-05-10-001 --before 2026-05-10")).unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn a_part_is_asked_for_by_itself() {
+        let asked = request(&args("latest --paths config/controller.yml --paths ./templates/")).unwrap();
+        assert!(asked.scope.is_empty(), "the selection says it");
+        assert_eq!(asked.selection.unwrap().paths, ["config/controller.yml", "templates"]);
+        let asked =
+            request(&args("latest --ns mod_chat_* --ns-exclude *_cache --ns-from mod_* --ns-to old_*")).unwrap();
+        let selection = asked.selection.unwrap();
+        assert_eq!(
+            (&selection.namespaces_include[..], &selection.namespaces_exclude[..]),
+            (&["mod_chat_*".into()][..], &["*_cache".into()][..])
+        );
+        assert_eq!(selection.namespaces_rename[0].to, "old_*");
+        for wrong in ["--paths ../x", "--paths /etc/passwd", "--ns-from a* --ns-to b"] {
+            assert_eq!(request(&args(&format!("latest {wrong}"))).unwrap_err().exit, Exit::Usage, "{wrong}");
+        }
+        for wrong in ["--datastores --ns users", "--filesystem --paths config", "--ns-from a"] {
+            assert!(Cli::try_parse_from(format!("prexorctl restore latest {wrong}").split(' ')).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_plan_for_a_part_lists_it() {
+        let mut plan = plan();
+        plan.replacements[0].parts = vec!["prexorcloud.users".into()];
+        assert!(lines(&plan).contains(&"              only: prexorcloud.users".to_owned()));
     }
 
     #[test]

@@ -6,11 +6,12 @@ use prexor_format::{
     artifact::ArtifactKind,
     id::NodeName,
     manifest::{Artifact, Consistency, Contents, Controller, Manifest},
+    selection::Selection,
     text::bytes,
 };
 use prexor_proto::facts;
 
-use super::{NodeFacts, Refusal, ServiceFacts, refusal, source};
+use super::{NodeFacts, Refusal, ServiceFacts, refusal, source, stored_bytes};
 
 /// The first server versions that load each RDB version (law L19): name, RDB version, major, minor.
 const RDB_READERS: [(&str, u32, u32, u32); 6] = [
@@ -51,6 +52,25 @@ pub(super) fn of_the_cluster(nodes: &[NodeFacts]) -> Vec<Refusal> {
             }
         })
         .collect()
+}
+
+/// A selection that selects nothing, or only a part of what was asked for.
+pub(super) fn of_the_selection(selection: &Selection, scope: &[ArtifactKind], selected: &[&Artifact]) -> Vec<Refusal> {
+    if selection.is_everything() {
+        return Vec::new();
+    }
+    let kinds = selection.kinds();
+    let whole = scope.iter().filter(|kind| !kinds.contains(kind)).map(|kind| {
+        refusal(
+            "",
+            format!("a part of the backup is selected, and none of its {kind}: leave {kind} out, or select some"),
+        )
+    });
+    let empty = selected
+        .iter()
+        .filter(|a| a.kind == ArtifactKind::Mongo && selection.words(a).is_empty())
+        .map(|a| refusal("", format!("no collection of {} is selected: `prexorctl backup show` lists them", a.id)));
+    whole.chain(empty).collect()
 }
 
 /// L3 and L19: whether this artifact may go onto this node.
@@ -100,10 +120,11 @@ pub(super) fn of_the_artifact(artifact: &Artifact, node: &NodeFacts) -> Vec<Refu
 pub(super) fn of_the_whole(
     manifest: &Manifest,
     placed: &[(&Artifact, &NodeFacts)],
-    selected: &[&Artifact],
+    selection: &Selection,
 ) -> Vec<Refusal> {
     let mut out = Vec::new();
-    let both = [ArtifactKind::Mongo, ArtifactKind::Filesystem].map(|kind| selected.iter().any(|a| a.kind == kind));
+    let both = [ArtifactKind::Mongo, ArtifactKind::Filesystem]
+        .map(|kind| placed.iter().any(|(a, _)| a.kind == kind && brings_cluster_id(selection, kind)));
     if both.contains(&true) && both.contains(&false) {
         let was = manifest.hosts.iter().find_map(|h| h.controller.as_ref()?.cluster_id.as_deref());
         let is = placed.iter().find_map(|(_, n)| n.controller.as_ref()?.cluster_id.as_deref());
@@ -113,7 +134,7 @@ pub(super) fn of_the_whole(
     let mut needed: BTreeMap<&NodeName, (u64, u64)> = BTreeMap::new();
     for (artifact, node) in placed {
         let entry = needed.entry(&node.name).or_insert((0, node.staging_free_bytes));
-        entry.0 = entry.0.saturating_add(artifact.size_bytes);
+        entry.0 = entry.0.saturating_add(stored_bytes(artifact, selection));
     }
     for (node, (size, free)) in needed {
         if size > free {
@@ -157,6 +178,19 @@ pub(super) fn notes(manifest: &Manifest, selected: &[&Artifact]) -> Vec<String> 
         }
     }
     out
+}
+
+/// Whether the cluster's id is in what is restored of this kind.
+fn brings_cluster_id(selection: &Selection, kind: ArtifactKind) -> bool {
+    let whole = !selection.kinds().contains(&kind);
+    whole
+        || match kind {
+            ArtifactKind::Mongo => selection.namespaces.covers("prexorcloud", "cluster_identity"),
+            ArtifactKind::Filesystem => {
+                ["config", "config/controller.yml"].iter().any(|p| selection.paths.iter().any(|s| s == p))
+            }
+            ArtifactKind::Valkey => false,
+        }
 }
 
 fn version_differs(was: Option<&Controller>, is: Option<&Controller>, node: &NodeFacts) -> Option<Refusal> {

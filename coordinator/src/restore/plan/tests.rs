@@ -135,7 +135,7 @@ fn node() -> NodeFacts {
 }
 
 fn everything() -> Options {
-    Options { scope: vec![] }
+    only(&[])
 }
 
 fn laws(plan: &Plan) -> Vec<&str> {
@@ -173,7 +173,7 @@ fn equal_facts_give_an_equal_digest_and_decisions_change_it() {
     let mut running = node();
     running.controller_service = ServiceFacts::Active;
     assert_ne!(digest(&[running], &everything()), same);
-    assert_ne!(digest(&[node()], &Options { scope: vec![ArtifactKind::Mongo] }), same);
+    assert_ne!(digest(&[node()], &only(&[ArtifactKind::Mongo])), same);
 }
 
 #[test]
@@ -203,9 +203,9 @@ fn files_go_back_to_their_own_controller_only() {
 fn a_part_is_refused_when_it_would_not_fit_the_rest() {
     let change = |n: &mut NodeFacts| n.controller = Some(controller("u1", "c2"));
     let m = manifest();
-    let datastores = Options { scope: vec![ArtifactKind::Mongo, ArtifactKind::Valkey] };
+    let datastores = only(&[ArtifactKind::Mongo, ArtifactKind::Valkey]);
     assert_eq!(laws(&refused(&m, &datastores, change)), ["L11"]);
-    assert_eq!(laws(&refused(&m, &Options { scope: vec![ArtifactKind::Filesystem] }, change)), ["L11"]);
+    assert_eq!(laws(&refused(&m, &only(&[ArtifactKind::Filesystem]), change)), ["L11"]);
     assert_eq!(refused(&m, &everything(), change).refusals, vec![]);
 }
 
@@ -233,8 +233,46 @@ fn a_kind_that_the_backup_lacks_is_said_and_refused_when_nothing_is_left() {
     let mut m = manifest();
     m.artifacts.remove(1);
     let lacks = "bk-2026-05-10-001 holds no valkey";
-    let alone = plan(&m, &[node()], &Options { scope: vec![ArtifactKind::Valkey] });
+    let alone = plan(&m, &[node()], &only(&[ArtifactKind::Valkey]));
     assert_eq!(alone.refusals[0].message, lacks);
-    let datastores = plan(&m, &[node()], &Options { scope: vec![ArtifactKind::Mongo, ArtifactKind::Valkey] });
+    let datastores = plan(&m, &[node()], &only(&[ArtifactKind::Mongo, ArtifactKind::Valkey]));
     assert_eq!((datastores.refusals, datastores.notes.contains(&lacks.to_owned())), (vec![], true));
+}
+
+fn only(scope: &[ArtifactKind]) -> Options {
+    Options { scope: scope.to_vec(), selection: Selection::default() }
+}
+
+#[test]
+fn a_part_leaves_the_other_kinds_alone_and_says_what_it_takes() {
+    let mut m = manifest();
+    if let Contents::Mongo(dump) = &mut m.artifacts[0].contents {
+        let users = Collection {
+            name: "users".into(),
+            data_path: None,
+            metadata_path: "users".into(),
+            ..dump.collections[0].clone()
+        };
+        dump.collections.push(users);
+    }
+    m.artifacts[0].files.push(StoredFile { path: "users".into(), size_bytes: 7, sha256: Sha256Digest::of(b"") });
+    m.artifacts[0].files[0].path = "mongo/prexorcloud/audit_log.bson.gz".into();
+    let part = |include: &str| {
+        let mut selection = Selection::default();
+        selection.namespaces.include = vec![include.into()];
+        selection
+    };
+    let options = Options { scope: vec![], selection: part("users") };
+    let p = plan(&m, &[node()], &options);
+    assert_eq!(p.refusals, []);
+    assert_eq!(p.replacements.iter().map(|r| r.kind).collect::<Vec<_>>(), [ArtifactKind::Mongo]);
+    assert_eq!(p.replacements[0].parts, ["prexorcloud.users"]);
+    assert_eq!(p.replacements[0].size_bytes, 7, "the other collection's data does not travel");
+    assert!(p.replacements[0].incoming.starts_with("1 collection of 2, "), "{}", p.replacements[0].incoming);
+    assert_ne!(p.digest(), plan(&m, &[node()], &Options { scope: vec![], selection: part("audit_log") }).digest());
+
+    let nothing = plan(&m, &[node()], &Options { scope: vec![], selection: part("mod_chat_*") });
+    assert!(nothing.refusals[0].message.contains("no collection of mongo is selected"), "{:?}", nothing.refusals);
+    let both = Options { scope: vec![ArtifactKind::Mongo, ArtifactKind::Valkey], selection: part("users") };
+    assert!(plan(&m, &[node()], &both).refusals[0].message.contains("leave valkey out"));
 }

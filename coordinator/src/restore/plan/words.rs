@@ -3,6 +3,7 @@
 use prexor_format::{
     artifact::ArtifactKind,
     manifest::{Artifact, Contents},
+    selection::Selection,
     text::{bytes, things},
 };
 use prexor_proto::facts;
@@ -42,13 +43,22 @@ pub(super) fn current(source: &SourceFacts) -> String {
 }
 
 /// What an artifact brings.
-pub(super) fn incoming(artifact: &Artifact) -> String {
+pub(super) fn incoming(artifact: &Artifact, selection: &Selection) -> String {
     match &artifact.contents {
         Contents::Mongo(m) => {
-            let documents = m.collections.iter().map(|c| c.documents).sum();
-            let size = m.collections.iter().map(|c| c.bson_bytes).sum();
-            let collections = things(m.collections.len() as u64, "collection");
-            format!("{collections}, {}, {}", things(documents, "document"), bytes(size))
+            let chosen = || selection.namespaces.of(m);
+            let documents = chosen().map(|c| c.documents).sum();
+            let size = chosen().map(|c| c.bson_bytes).sum();
+            let collections = things(chosen().count() as u64, "collection");
+            let of =
+                if selection.namespaces.is_empty() { String::new() } else { format!(" of {}", m.collections.len()) };
+            format!("{collections}{of}, {}, {}", things(documents, "document"), bytes(size))
+        }
+        Contents::Filesystem(f) if !selection.paths.is_empty() => {
+            format!("{} of {}", things(selection.paths.len() as u64, "path"), f.root)
+        }
+        Contents::Valkey(v) if !selection.keys.is_empty() => {
+            format!("what matches, of {} (RDB version {})", things(v.keys, "key"), v.rdb_version)
         }
         Contents::Valkey(v) => format!("{}, RDB version {}", things(v.keys, "key"), v.rdb_version),
         Contents::Filesystem(f) => format!("{} in {}, {}", things(f.files, "file"), f.root, bytes(f.bytes)),
