@@ -115,12 +115,12 @@ pub struct RestoreArgs {
     /// Restore the controllers' files
     #[arg(long)]
     pub filesystem: bool,
-    /// Which part of the backup; with one of these, nothing else is restored.
-    #[command(flatten)]
-    pub part: PartArgs,
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
+    /// Which part of the backup; with one of these, nothing else is restored.
+    #[command(flatten)]
+    pub part: PartArgs,
 }
 
 /// A part of a backup.
