@@ -4,6 +4,8 @@
 //! whether a list lies there as a ziplist, a quicklist or element by element, compressed or not. [`Summary`] adds
 //! entries up by family of keys, as the manifest holds them.
 //!
+//! An entry also yields its serialised value as it is, for `RESTORE` ([`Payload`]) and for files of our own ([`Writer`]).
+//!
 //! Memory stays below a few hundred kilobytes whatever the file says: values are hashed as they pass, compressed ones
 //! through a window of a few kilobytes. The one thing that must be held are the field names of a stream's block, at
 //! most [`STREAM_NAMES_MAX`] bytes. No input makes the reader panic or loop: every step consumes bytes.
@@ -20,6 +22,7 @@ mod family;
 mod input;
 mod lzf;
 mod packed;
+mod payload;
 mod reader;
 mod stream;
 mod summary;
@@ -27,9 +30,13 @@ mod summary;
 mod tests;
 mod text;
 mod value;
+mod write;
 
 pub use error::RdbError;
 pub use family::family;
-pub use reader::{Checksum, Entry, Functions, KEY_KEPT, Kind, Reader};
+pub use input::SERIALISED_KEPT;
+pub use payload::{BadPayload, Parsed, Payload};
+pub use reader::{Checksum, Entry, Functions, KEY_KEPT, Kind, Library, Reader, Record};
 pub use stream::STREAM_NAMES_MAX;
 pub use summary::{RdbSummary, Summary, summarise};
+pub use write::{Facts, Writer};

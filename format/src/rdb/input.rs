@@ -10,6 +10,9 @@ const BUFFER: usize = 256 << 10;
 /// The most that [`Source::peek`] can be asked for.
 pub(super) const PEEK_MAX: usize = 64;
 
+/// Bytes of a serialised value that are kept as they are in the file ([`super::Entry::serialised`]).
+pub const SERIALISED_KEPT: usize = 64 << 10;
+
 /// A run of bytes that is read forwards: the file, one value in it, or what a compressed value unpacks to.
 pub(super) trait Source {
     /// The next `n` bytes, at most [`PEEK_MAX`], without taking them. `what` names them should they be missing.
@@ -64,6 +67,8 @@ pub(super) struct Input<R> {
     /// What is taken, and of that, what the checksum has seen.
     start: usize,
     summed: usize,
+    /// From where on what is taken is kept, until it is more than [`SERIALISED_KEPT`] bytes.
+    mark: Option<usize>,
     end: usize,
     /// Offset of `buffer[0]` in the file.
     base: u64,
@@ -72,7 +77,19 @@ pub(super) struct Input<R> {
 
 impl<R: Read> Input<R> {
     pub(super) fn new(inner: R) -> Self {
-        Self { inner, buffer: vec![0; BUFFER].into_boxed_slice(), start: 0, summed: 0, end: 0, base: 0, crc: 0 }
+        let buffer = vec![0; BUFFER].into_boxed_slice();
+        Self { inner, buffer, start: 0, summed: 0, mark: None, end: 0, base: 0, crc: 0 }
+    }
+
+    /// From here on, what is taken is kept.
+    pub(super) fn mark(&mut self) {
+        self.mark = Some(self.start);
+    }
+
+    /// What was taken since [`Input::mark`]; `None` when it is more than [`SERIALISED_KEPT`] bytes.
+    pub(super) fn marked(&self) -> Option<&[u8]> {
+        let bytes = &self.buffer[self.mark?..self.start];
+        (bytes.len() <= SERIALISED_KEPT).then_some(bytes)
     }
 
     /// The checksum of everything taken.
@@ -85,13 +102,16 @@ impl<R: Read> Input<R> {
     /// Reads on until `n` bytes (at most half the buffer) are there or the file ends; tells how many there are.
     fn fill(&mut self, n: usize) -> Result<usize, RdbError> {
         while self.end - self.start < n {
-            if self.buffer.len() - self.start < n || self.start == self.end {
+            self.mark = self.mark.filter(|mark| self.start - mark <= SERIALISED_KEPT);
+            let kept = self.mark.unwrap_or(self.start);
+            if self.buffer.len() - self.start < n || kept == self.end {
                 self.crc();
-                self.buffer.copy_within(self.start..self.end, 0);
-                self.base += self.start as u64;
-                self.end -= self.start;
-                self.start = 0;
-                self.summed = 0;
+                self.buffer.copy_within(kept..self.end, 0);
+                self.base += kept as u64;
+                self.end -= kept;
+                self.start -= kept;
+                self.summed = self.start;
+                self.mark = self.mark.map(|_| 0);
             }
             match self.inner.read(&mut self.buffer[self.end..]) {
                 Ok(0) => break,
@@ -203,5 +223,29 @@ mod tests {
         assert!(seen == data);
         assert_eq!(input.offset(), data.len() as u64);
         assert_eq!(input.crc(), crc64::update(0, &data));
+    }
+
+    #[test]
+    fn what_is_marked_survives_refills_until_it_is_too_much() {
+        let data: Vec<u8> = (0..6 * BUFFER as u32).map(|i| (i ^ i >> 8) as u8).collect();
+        let mut input = Input::new(Dribble(&data));
+        let take = |input: &mut Input<_>, mut n: usize| {
+            while n > 0 {
+                let now = n.min(PEEK_MAX);
+                input.peek(now, "a test").unwrap();
+                input.consume(now);
+                n -= now;
+            }
+        };
+        for len in [0, 1, 1000, SERIALISED_KEPT, SERIALISED_KEPT + 1, 3 * SERIALISED_KEPT, SERIALISED_KEPT, 7] {
+            let at = input.offset() as usize;
+            input.mark();
+            take(&mut input, len);
+            let expected = (len <= SERIALISED_KEPT).then_some(&data[at..at + len]);
+            assert!(input.marked() == expected, "{len} bytes at {at}");
+            take(&mut input, 3 * BUFFER / 8);
+        }
+        let end = input.offset() as usize;
+        assert_eq!(input.crc(), crc64::update(0, &data[..end]));
     }
 }

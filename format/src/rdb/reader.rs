@@ -42,15 +42,53 @@ pub struct Entry<'a> {
     pub key_len: u64,
     /// What it holds.
     pub kind: Kind,
+    /// The byte that says so in the file, and how the value is encoded.
+    pub code: u8,
     /// When it expires, in milliseconds since the epoch.
     pub expires_at_ms: Option<i64>,
     /// Elements of the collection, entries of the stream; 1 for strings and module data. Servers drop collections
     /// without elements when they load a file; an empty stream is kept.
     pub elements: u64,
-    /// Bytes of the value in the file.
+    /// Seconds since it was used, of servers that evict by that.
+    pub idle_seconds: Option<u64>,
+    /// How often it was used, on a logarithmic scale, of servers that evict by that.
+    pub frequency: Option<u8>,
+    /// Where the serialised value begins in the file.
+    pub serialised_at: u64,
+    /// Bytes of it.
     pub serialised_len: u64,
+    /// The serialised value, as it stands between type byte and version in what `DUMP` answers, when it has at most
+    /// [`SERIALISED_KEPT`](super::SERIALISED_KEPT) bytes; a longer one can be read from the file, when all of it was
+    /// found sound.
+    pub serialised: Option<&'a [u8]>,
     /// Over database, key, kind, value and expiry, whatever the encoding.
     pub digest: Sha256Digest,
+}
+
+/// A library of functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Library<'a> {
+    /// Where it begins in the file, behind [`Library::CODE`].
+    pub serialised_at: u64,
+    /// Bytes of it.
+    pub serialised_len: u64,
+    /// It, as it stands behind [`Library::CODE`] in what `FUNCTION DUMP` answers, on the terms of
+    /// [`Entry::serialised`].
+    pub serialised: Option<&'a [u8]>,
+}
+
+impl Library<'_> {
+    /// The byte before each library, in files and in what `FUNCTION DUMP` answers.
+    pub const CODE: u8 = 245;
+}
+
+/// What a file holds one after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record<'a> {
+    /// A library of functions; these come before the keys.
+    Library(Library<'a>),
+    /// A key.
+    Key(Entry<'a>),
 }
 
 /// Libraries of functions in a file.
@@ -71,6 +109,31 @@ pub enum Checksum {
     Disabled,
     /// Files below version 5 have none.
     Absent,
+}
+
+/// What comes before a key.
+#[derive(Default)]
+struct Before {
+    expires_at_ms: Option<i64>,
+    idle_seconds: Option<u64>,
+    frequency: Option<u8>,
+}
+
+/// A key that was read, but for what the reader holds of it.
+struct Key {
+    code: u8,
+    kind: Kind,
+    before: Before,
+    key_len: u64,
+    at: u64,
+    len: u64,
+    elements: u64,
+    digest: Sha256Digest,
+}
+
+enum Found {
+    Library { at: u64, len: u64 },
+    Key(Key),
 }
 
 /// Reads an RDB file from front to end.
@@ -159,11 +222,53 @@ impl<R: Read> Reader<R> {
     /// # Errors
     /// At the first thing that no server writes. The reader cannot be used after that.
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, RdbError> {
+        loop {
+            match self.advance()? {
+                None => return Ok(None),
+                Some(Found::Library { .. }) => {}
+                Some(Found::Key(key)) => return Ok(Some(self.entry(key))),
+            }
+        }
+    }
+
+    /// The next library or key; as [`Reader::next_entry`] otherwise.
+    ///
+    /// # Errors
+    /// Those of [`Reader::next_entry`].
+    pub fn next_record(&mut self) -> Result<Option<Record<'_>>, RdbError> {
+        Ok(self.advance()?.map(|found| match found {
+            Found::Library { at, len } => {
+                let serialised = self.values.input.marked();
+                Record::Library(Library { serialised_at: at, serialised_len: len, serialised })
+            }
+            Found::Key(key) => Record::Key(self.entry(key)),
+        }))
+    }
+
+    fn entry(&self, key: Key) -> Entry<'_> {
+        Entry {
+            db: self.db,
+            key: &self.key,
+            key_len: key.key_len,
+            kind: key.kind,
+            code: key.code,
+            expires_at_ms: key.before.expires_at_ms,
+            elements: key.elements,
+            idle_seconds: key.before.idle_seconds,
+            frequency: key.before.frequency,
+            serialised_at: key.at,
+            serialised_len: key.len,
+            serialised: self.values.input.marked(),
+            digest: key.digest,
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<Found>, RdbError> {
         if self.checksum.is_some() {
             return Ok(None);
         }
         const OPCODE: &str = "a key or an opcode";
-        let mut expires_at_ms = None;
+        let mut before = Before::default();
         loop {
             let at = self.position();
             let v = &mut self.values;
@@ -173,29 +278,29 @@ impl<R: Read> Reader<R> {
                     return Ok(None);
                 }
                 254 => self.db = v.length("a database's number")?,
-                253 => expires_at_ms = Some(i64::from(i32::from_le_bytes(v.input.array("an expiry")?)) * 1000),
-                252 => expires_at_ms = Some(i64::from_le_bytes(v.input.array("an expiry")?)),
+                253 => {
+                    before.expires_at_ms = Some(i64::from(i32::from_le_bytes(v.input.array("an expiry")?)) * 1000);
+                }
+                252 => before.expires_at_ms = Some(i64::from_le_bytes(v.input.array("an expiry")?)),
                 251 => {
                     v.length("a hint of size")?;
                     v.length("a hint of size")?;
                 }
                 250 => self.read_aux()?,
-                249 => {
-                    v.input.byte("a frequency")?;
-                }
-                248 => {
-                    v.length("an idle time")?;
-                }
+                249 => before.frequency = Some(v.input.byte("a frequency")?),
+                248 => before.idle_seconds = Some(v.length("an idle time")?),
                 247 => {
                     // Type id, then the moment in which to load it, in the form of the parts that follow.
                     v.length("a module's type")?;
                     v.module_parts(&mut self.item)?;
                     self.item.clear();
                 }
-                245 => {
+                Library::CODE => {
+                    v.input.mark();
                     v.string("a library of functions", |piece| self.item.put(piece))?;
                     self.libraries += 1;
                     self.code.add_digest(&self.item.take());
+                    return Ok(Some(Found::Library { at: at + 1, len: self.position() - at - 1 }));
                 }
                 244 => {
                     v.length("a slot")?;
@@ -203,7 +308,7 @@ impl<R: Read> Reader<R> {
                     v.length("a slot")?;
                 }
                 code => match kind_of(code, self.dialect) {
-                    Some(kind) => return self.entry(code, kind, expires_at_ms).map(Some),
+                    Some(kind) => return self.read_key(code, kind, before).map(|key| Some(Found::Key(key))),
                     None => {
                         let found = format!("0x{code:02x}");
                         return Err(RdbError::Damaged { offset: at, expected: OPCODE, found });
@@ -213,30 +318,23 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    fn entry(&mut self, code: u8, kind: Kind, expires_at_ms: Option<i64>) -> Result<Entry<'_>, RdbError> {
+    fn read_key(&mut self, code: u8, kind: Kind, before: Before) -> Result<Key, RdbError> {
         // The key's length is part of the digest and comes before its bytes.
         self.item.clear();
         self.key.clear();
         self.item.put_u64(self.db);
         self.item.put(&[kind as u8]);
-        self.item.put_u64(expires_at_ms.map_or(u64::MAX, |ms| ms as u64));
+        self.item.put_u64(before.expires_at_ms.map_or(u64::MAX, |ms| ms as u64));
         let (item, key) = (&mut self.item, &mut self.key);
         let key_len = self.values.key(item, |piece| {
             let n = piece.len().min(KEY_KEPT - key.len());
             key.extend_from_slice(&piece[..n]);
         })?;
-        let start = self.values.input.offset();
+        let at = self.values.input.offset();
+        self.values.input.mark();
         let elements = self.values.value(code, self.dialect, item)?;
-        Ok(Entry {
-            db: self.db,
-            key: &self.key,
-            key_len,
-            kind,
-            expires_at_ms,
-            elements,
-            serialised_len: self.values.input.offset() - start,
-            digest: self.item.take(),
-        })
+        let len = self.values.input.offset() - at;
+        Ok(Key { code, kind, before, key_len, at, len, elements, digest: self.item.take() })
     }
 
     fn read_aux(&mut self) -> Result<(), RdbError> {
