@@ -101,8 +101,13 @@ impl Bench<'_> {
 
     /// Times `prexorctl restore ID --yes`.
     async fn restore(&mut self, scope: &'static str, name: &'static str, id: &str) -> Result<()> {
-        let command = self.cluster.ctl_command(&["restore", id, "--yes"]);
-        self.timed(scope, name, floors::output(command)).await?;
+        let command = self.cluster.ctl_command(&["restore", id, "--yes", "--json"]);
+        let said: serde_json::Value = serde_json::from_slice(&self.timed(scope, name, floors::output(command)).await?)?;
+        for step in said["steps"].as_array().into_iter().flatten() {
+            if let (Some(verb), Some(seconds)) = (step["verb"].as_str(), step["seconds"].as_f64()) {
+                self.report.step(scope, name, verb, seconds);
+            }
+        }
         Ok(())
     }
 

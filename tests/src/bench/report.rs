@@ -19,6 +19,8 @@ pub struct Report {
     /// Each of the ratios.
     pub ratios: Vec<Ratio>,
     rows: Vec<Row>,
+    /// Seconds of the steps of restores.
+    steps: Vec<(&'static str, &'static str, String, f64)>,
 }
 
 /// One time that something was timed.
@@ -58,6 +60,7 @@ impl Report {
             load: vec![load()],
             ratios: Vec::new(),
             rows: Vec::new(),
+            steps: Vec::new(),
         }
     }
 
@@ -67,6 +70,11 @@ impl Report {
 
     pub(super) fn add(&mut self, row: Row) {
         self.rows.push(row);
+    }
+
+    /// A step of a restore took this long.
+    pub(super) fn step(&mut self, scope: &'static str, name: &'static str, verb: &str, seconds: f64) {
+        self.steps.push((scope, name, verb.to_owned(), seconds));
     }
 
     pub(super) fn finish(&mut self) {
@@ -140,6 +148,23 @@ impl Report {
         }
         Ok(())
     }
+
+    /// Where the time of restores goes: a line for each kind of restore.
+    fn step_lines(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown: Vec<(&str, &str, &str)> = Vec::new();
+        for (scope, name, verb, _) in &self.steps {
+            if shown.contains(&(scope, name, verb)) {
+                continue;
+            }
+            if shown.last().is_none_or(|(s, n, _)| (s, n) != (scope, name)) {
+                write!(f, "{}{scope}, {name}:", if shown.is_empty() { "" } else { "\n" })?;
+            }
+            shown.push((scope, name, verb));
+            let of = self.steps.iter().filter(|s| (s.0, s.1, &s.2) == (*scope, *name, verb));
+            write!(f, " {verb} {:.2}", median(&mut of.map(|s| s.3).collect::<Vec<_>>()))?;
+        }
+        if shown.is_empty() { Ok(()) } else { writeln!(f) }
+    }
 }
 
 impl fmt::Display for Report {
@@ -166,6 +191,8 @@ impl fmt::Display for Report {
         }
         writeln!(f, "\nMedians of seconds; peaks are the largest VmHWM of any turn:")?;
         self.table(f)?;
+        writeln!(f, "\nMedians of the seconds of each step of a restore:")?;
+        self.step_lines(f)?;
         if self.rows.iter().flat_map(|r| r.usage.values()).any(|u| !u.of_phase) {
             writeln!(f, "* of the process's life so far: this kernel does not reset VmHWM")?;
         }
