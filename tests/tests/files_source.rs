@@ -42,6 +42,8 @@ mod gnu;
 mod hostile;
 #[path = "files_source/mounts.rs"]
 mod mounts;
+#[path = "files_source/part.rs"]
+mod part;
 #[path = "files_source/trees.rs"]
 mod trees;
 

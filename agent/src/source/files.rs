@@ -1,4 +1,5 @@
-//! The files of a controller: its root directory, captured as one tar.gz and restored by exchanging the whole tree.
+//! The files of a controller: its root directory, captured as one tar.gz and restored, as a whole or in parts, by exchanging
+//! directories.
 //!
 //! Knows directories and archives; nothing of services, jobs or the coordinator.
 
@@ -16,15 +17,21 @@ use tokio_util::sync::CancellationToken;
 use super::{Captured, Inspection, Source, SourceError};
 use crate::{restore_unit::RestoreUnit, sink::ArtifactSink};
 
+mod archive;
 mod capture;
+mod carry;
 mod compare;
 mod exchange;
 mod holes;
+mod index;
 mod os;
 mod owners;
+mod part;
+mod place;
 mod platform_ca;
 mod policy;
 mod restore;
+mod space;
 mod unpack;
 mod walk;
 

@@ -15,9 +15,12 @@ use prexor_agent::{
     },
 };
 
+use prexor_tests::capture;
+
 use super::{
     NOTHING, Rig, UUID, destroy,
     mounts::Mount,
+    part,
     trees::{self, differences, list},
 };
 
@@ -45,17 +48,23 @@ async fn victim() {
 
 #[tokio::test]
 async fn verbs_are_finished_after_kill_9() {
-    killed(&Rig::new(&["data/cache"])).await;
+    killed(&Rig::new(&["data/cache"]), &[]).await;
+}
+
+#[tokio::test]
+async fn verbs_of_a_part_are_finished_after_kill_9() {
+    killed(&Rig::new(&["data/cache"]), &["config/controller.yml", "data", "templates/lobby"]).await;
 }
 
 #[tokio::test]
 async fn verbs_that_exchange_entry_by_entry_are_finished_after_kill_9() {
     let rig = Rig::new(&["data/cache"]);
     let Some(_mount) = Mount::tmpfs(&rig.root().join("logs"), "1m") else { return };
-    killed(&rig).await;
+    killed(&rig, &[]).await;
 }
 
-async fn killed(rig: &Rig) {
+/// Restores these paths, or everything, and is killed again and again.
+async fn killed(rig: &Rig, paths: &[&str]) {
     trees::plain(&rig.root(), UUID);
     let saved = list(&rig.root());
     let artifact = rig.capture().await;
@@ -64,7 +73,11 @@ async fn killed(rig: &Rig) {
     fs::write(rig.root().join("data/cache/deep/kept"), "k").unwrap();
     trees::touch(&rig.root().join("data"), 5, 5);
     let before = list(&rig.root());
-    let unit = rig.stage(&artifact, "job-1");
+    let selected = part::selection(paths);
+    let state = rig.dir.path().join("state");
+    let unit = capture::stage_part(&state, "job-1", &artifact, &rig.store(), &selected).unwrap();
+    let saved = if paths.is_empty() { saved } else { part::replaced(&before, &saved, paths) };
+    let counts = |p: &Path| !p.starts_with("data/cache") && !p.starts_with(".prexor-job-1-new");
     for round in 0u64..50 {
         let mut victim = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "crash::victim", "--test-threads=1"])
@@ -90,7 +103,9 @@ async fn killed(rig: &Rig) {
             rig.source.swap(&unit).await.unwrap();
             assert_eq!(rig.source.check(&unit).await.unwrap(), NOTHING, "round {round}");
             let mut now = list(&rig.root());
-            now.retain(|p, _| !p.starts_with("data/cache") && !p.starts_with(".prexor-job-1-new"));
+            now.retain(|p, _| counts(p));
+            let mut saved = saved.clone();
+            saved.retain(|p, _| counts(p));
             assert_eq!(differences(&saved, &now), NOTHING, "round {round}");
         }
         assert_eq!(fs::read_to_string(rig.root().join("data/cache/deep/kept")).unwrap(), "k", "round {round}");

@@ -1,22 +1,26 @@
-//! Compares a tree on disk with what an archive holds: by the content digest, and entry by entry when that differs.
+//! Compares a tree on disk with the index of what was unpacked, entry by entry, and with the sum of an archive's content.
+//!
+//! Attributes, names and links are looked at each time. The bytes of a file are read and hashed unless it is, by its
+//! [`Identity`], the very file whose bytes were hashed on their way to the disk, unchanged since: reading it once more
+//! would show what the kernel has in memory, not what a disk has made of it.
 
 use std::{
     cmp::Ordering,
     fs::File,
-    io::{self, BufReader, Read as _, Seek as _, SeekFrom},
+    io::{self, Read as _, Seek as _, SeekFrom},
     path::Path,
 };
 
 use prexor_format::{
     digest::Sha256Digest,
-    gzip,
-    tree::{Entry, Extent, FileHasher, Piece, Step, Tally, Totals, TreeReader},
+    tree::{Entry, EntryKind, Extent, FileHasher, Tally, Totals},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     holes,
-    policy::{self, Rules},
+    index::{Identity, IndexReader, Record},
+    policy::Rules,
     walk::{Found, Walk},
 };
 use crate::source::SourceError;
@@ -28,57 +32,82 @@ const MAX_NAMED: usize = 20;
 pub(super) struct Comparison<'a> {
     /// The tree on disk.
     pub(super) tree: &'a Path,
-    /// What of it does not count.
+    /// What of it counts.
     pub(super) rules: &'a Rules,
     /// What it should add up to.
     pub(super) expected: &'a Totals,
-    /// The tar.gz with the single entries; only read when there are differences to name.
-    pub(super) archive: &'a Path,
+    /// The list of what was unpacked.
+    pub(super) index: &'a Path,
     /// Ends the comparison.
     pub(super) stop: &'a CancellationToken,
 }
 
-/// An entry with the digest of a regular file's bytes.
-type Item = (Entry, Sha256Digest);
-
 impl Comparison<'_> {
-    /// How the tree differs, in words; empty when it does not. Blocking.
+    /// How the tree differs, in words; empty when it does not. Blocking; takes no memory that grows with the tree, as
+    /// both sides come in the order of their paths.
     pub(super) fn differences(&self) -> Result<Vec<String>, SourceError> {
-        let mut tally = Tally::default();
-        for item in self.on_disk()? {
-            let (entry, content) = item?;
-            tally.add(&entry, Some(&content));
+        let mut index = IndexReader::open(self.index).map_err(|e| self.failed(self.index, e))?;
+        let mut next = || index.next().map_err(|e| self.failed(self.index, e));
+        let mut walk = Walk::new(self.tree, self.rules).map_err(|e| self.failed(self.tree, e))?;
+        // What a walk cannot take is missing among the entries.
+        let mut walk = || {
+            walk.find_map(|found| match found {
+                Found::Entry { entry, file } if self.rules.part.includes(&entry.path) => Some((entry, file)),
+                Found::Entry { .. } | Found::Note { .. } => None,
+            })
+        };
+        let (mut tally, mut named) = (Tally::default(), Named::default());
+        let (mut here, mut there) = (walk(), next()?);
+        loop {
+            let order = match (&here, &there) {
+                (None, None) => break,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some((entry, _)), Some(record)) => entry.path.cmp(&record.entry.path),
+            };
+            match (order, here.take_if(|_| order.is_le()), there.take_if(|_| order.is_ge())) {
+                (_, Some((entry, file)), Some(record)) => {
+                    let content = self.content(&entry, file, &record)?;
+                    named.add(changes(&entry, &content, &record));
+                    tally.add(&entry, Some(&content));
+                }
+                (_, Some((entry, _)), None) => named.add(Some(format!("'{}' is not in the backup", entry.path))),
+                (_, None, Some(record)) => named.add(Some(format!("'{}' is missing", record.entry.path))),
+                (_, None, None) => {}
+            }
+            if order.is_le() {
+                here = walk();
+            }
+            if order.is_ge() {
+                there = next()?;
+            }
         }
-        if tally.totals() == *self.expected {
-            return Ok(Vec::new());
+        if named.list.is_empty() && tally.totals() != *self.expected {
+            named.add(Some("the content digests differ".to_owned()));
         }
-        let mut named = self.name_differences()?;
-        if named.is_empty() {
-            named.push("the content digests differ".to_owned());
-        }
-        Ok(named)
+        Ok(named.finish())
     }
 
     fn failed(&self, what: &Path, e: impl std::fmt::Display) -> SourceError {
         SourceError::Failed(format!("comparing the trees: {}: {e}", what.display()))
     }
 
-    fn on_disk(&self) -> Result<impl Iterator<Item = Result<Item, SourceError>>, SourceError> {
-        let walk = Walk::new(self.tree, self.rules).map_err(|e| self.failed(self.tree, e))?;
-        Ok(walk.filter_map(|found| match found {
-            // What a walk cannot take is missing among the entries.
-            Found::Note { .. } => None,
-            Found::Entry { entry, file } => Some(self.digest(file).map(|content| (entry, content))),
-        }))
-    }
-
-    fn digest(&self, file: Option<File>) -> Result<Sha256Digest, SourceError> {
+    /// The digest of the bytes of a regular file.
+    fn content(&self, entry: &Entry, file: Option<File>, record: &Record) -> Result<Sha256Digest, SourceError> {
+        let wrong = |e: io::Error| match e.kind() {
+            io::ErrorKind::BrokenPipe => SourceError::Cancelled,
+            _ => self.failed(self.tree, format_args!("'{}': {e}", entry.path)),
+        };
         let mut hasher = FileHasher::default();
+        if self.stop.is_cancelled() {
+            return Err(SourceError::Cancelled);
+        }
         if let Some(mut file) = file {
-            self.hash(&mut file, &mut hasher).map_err(|e| match e.kind() {
-                io::ErrorKind::BrokenPipe => SourceError::Cancelled,
-                _ => self.failed(self.tree, e),
-            })?;
+            let stat = rustix::fs::fstat(&file).map_err(|e| wrong(e.into()))?;
+            if record.identity == Some(Identity::of(&stat)) && record.entry.kind == entry.kind {
+                return Ok(record.content);
+            }
+            self.hash(&mut file, &mut hasher).map_err(wrong)?;
         }
         Ok(hasher.finish())
     }
@@ -109,78 +138,42 @@ impl Comparison<'_> {
         hasher.update_zeros(size.saturating_sub(at));
         Ok(())
     }
+}
 
-    fn in_archive(&self) -> Result<impl Iterator<Item = Result<Item, SourceError>>, SourceError> {
-        let file = File::open(self.archive).map_err(|e| self.failed(self.archive, e))?;
-        let mut tar = TreeReader::new(BufReader::new(gzip::reader(BufReader::new(file))));
-        let mut buf = vec![0; 64 << 10];
-        let mut next = move || loop {
-            let entry = match tar.next_entry()? {
-                None => return Ok(None),
-                Some(Step::Entry(entry)) if policy::is_restored(&entry.path) => entry,
-                Some(_) => continue,
-            };
-            let mut hasher = FileHasher::default();
-            loop {
-                match tar.read_piece(&mut buf)? {
-                    Piece::Data(n) => hasher.update(&buf[..n]),
-                    Piece::Hole(zeros) => hasher.update_zeros(zeros),
-                    Piece::End => return Ok(Some((entry, hasher.finish()))),
-                }
-            }
-        };
-        Ok(std::iter::from_fn(move || {
-            next().map_err(|e: prexor_format::tree::TreeError| self.failed(self.archive, e)).transpose()
-        }))
+/// The first differences, and how many more there are.
+#[derive(Default)]
+struct Named {
+    list: Vec<String>,
+    more: u64,
+}
+
+impl Named {
+    fn add(&mut self, difference: Option<String>) {
+        match difference {
+            Some(difference) if self.list.len() < MAX_NAMED => self.list.push(difference),
+            Some(_) => self.more += 1,
+            None => {}
+        }
     }
 
-    /// Both come in the order of their paths, so this takes no memory.
-    fn name_differences(&self) -> Result<Vec<String>, SourceError> {
-        let (mut disk, mut archive) = (self.on_disk()?, self.in_archive()?);
-        let (mut here, mut there) = (disk.next().transpose()?, archive.next().transpose()?);
-        let (mut named, mut more) = (Vec::new(), 0u64);
-        loop {
-            if self.stop.is_cancelled() {
-                return Err(SourceError::Cancelled);
-            }
-            let order = match (&here, &there) {
-                (None, None) => break,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some((a, _)), Some((b, _))) => a.path.cmp(&b.path),
-            };
-            let difference = match (order, &here, &there) {
-                (Ordering::Less, Some((a, _)), _) => Some(format!("'{}' is not in the backup", a.path)),
-                (Ordering::Greater, _, Some((b, _))) => Some(format!("'{}' is missing", b.path)),
-                (_, Some(a), Some(b)) => changes(a, b),
-                _ => None,
-            };
-            match difference {
-                Some(difference) if named.len() < MAX_NAMED => named.push(difference),
-                Some(_) => more += 1,
-                None => {}
-            }
-            if order.is_le() {
-                here = disk.next().transpose()?;
-            }
-            if order.is_ge() {
-                there = archive.next().transpose()?;
-            }
+    fn finish(mut self) -> Vec<String> {
+        if self.more > 0 {
+            self.list.push(format!("{} more", self.more));
         }
-        if more > 0 {
-            named.push(format!("{more} more"));
-        }
-        Ok(named)
+        self.list
     }
 }
 
 /// Which properties of an entry differ.
-fn changes((here, content): &Item, (there, expected): &Item) -> Option<String> {
-    use prexor_format::tree::EntryKind;
+fn changes(
+    here: &Entry,
+    content: &Sha256Digest,
+    Record { entry: there, content: expected, .. }: &Record,
+) -> Option<String> {
     let mut what = Vec::new();
     if here.kind != there.kind {
         what.push("kind, size or target");
-    } else if content != expected {
+    } else if matches!(there.kind, EntryKind::File { .. }) && content != expected {
         what.push("content");
     }
     // The attributes of a hard link are those of its target.

@@ -1,116 +1,24 @@
-//! The exchange of two trees as a journal of renames: each can be told by inode numbers to be done or not, so after a
-//! crash anywhere the journal is carried through, forwards or backwards.
+//! The exchange of two trees, or of parts of them, as a journal of renames: each can be told by inode numbers to be done
+//! or not, so after a crash anywhere the journal is carried through, forwards or backwards.
 //!
 //! Knows where the two trees lie and what is carried from one to the other; nothing of archives.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
     io,
-    os::{
-        fd::AsFd as _,
-        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
-    },
     path::{Path, PathBuf},
 };
 
-use prexor_format::tree::{Attributes, Pattern, TreePath};
-use rustix::{
-    fs::{FileType, Mode, RenameFlags},
-    io::Errno,
-};
+use prexor_format::tree::{Attributes, TreePath};
+use rustix::fs::{FileType, RenameFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    os::{self, Cursor, Target},
+    os,
+    part::Part,
+    place::{Place, Recorded, set_attributes},
     policy,
 };
-
-/// A path in a journal; any bytes.
-type Recorded = OsString;
-
-/// Where a restore job works.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Place {
-    root: Recorded,
-    shelter: Recorded,
-    /// Whether the entries of the root are exchanged one by one, because the root itself cannot be renamed.
-    pub(super) one_by_one: bool,
-}
-
-/// Why there is no place for a restore.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum NoPlace {
-    #[error("{0}")]
-    Impossible(String),
-    #[error("the place of the new tree cannot be found: {0}")]
-    Io(#[from] io::Error),
-}
-
-impl Place {
-    /// Finds out how the tree at `root` can be exchanged. Makes the directories above a root that is not there.
-    pub(super) fn find(root: &Path, job_id: &str, excluded: &[Pattern]) -> Result<Self, NoPlace> {
-        let shown = root.display();
-        let exists = match std::fs::symlink_metadata(root) {
-            Ok(_) => true,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
-            Err(e) => return Err(e.into()),
-        };
-        let real = if exists {
-            let real = root.canonicalize()?;
-            if !real.is_dir() {
-                return Err(NoPlace::Impossible(format!("{shown} is no directory: move it away and try again")));
-            }
-            real
-        } else {
-            let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else {
-                return Err(NoPlace::Impossible(format!("{shown} cannot be a root")));
-            };
-            make_open_to_all(parent)?;
-            parent.canonicalize()?.join(name)
-        };
-        let Some(parent) = real.parent() else {
-            return Err(NoPlace::Impossible(format!("{shown} cannot be a root")));
-        };
-        let mut one_by_one = false;
-        for mount in os::mounts_within(&real)? {
-            let below = mount.strip_prefix(&real).map(|p| p.as_os_str().as_bytes()).unwrap_or_default();
-            let stays = TreePath::root().join(below).is_ok_and(|top| excluded.iter().any(|p| p.matches(&top)));
-            if !below.is_empty() && !stays {
-                return Err(NoPlace::Impossible(format!(
-                    "{} is a mount point within {shown}, a tree with it cannot be exchanged: unmount it, or leave the \
-                     files out of the restore and unpack the archive by hand",
-                    mount.display()
-                )));
-            }
-            one_by_one = true;
-        }
-        let shelter = if one_by_one { &real } else { parent }.join(policy::shelter_name(job_id));
-        Ok(Self { root: real.into(), shelter: shelter.into(), one_by_one })
-    }
-
-    /// The live tree.
-    pub(super) fn root(&self) -> &Path {
-        Path::new(&self.root)
-    }
-
-    /// The directory, open to root alone, in which the other tree lies.
-    pub(super) fn shelter(&self) -> &Path {
-        Path::new(&self.shelter)
-    }
-
-    /// Makes or removes the shelter without leaving a trace in the time of a root that it lies in.
-    pub(super) fn changing_shelter(&self, change: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-        let before = if self.one_by_one { Some(os::dir_attributes(self.root())?) } else { None };
-        change(self.shelter())?;
-        before.map_or(Ok(()), |attributes| set_attributes(&[(self.root.clone(), attributes)]))
-    }
-
-    /// The new tree before the exchange, the old one after it.
-    pub(super) fn aside(&self) -> PathBuf {
-        self.shelter().join("tree")
-    }
-}
 
 /// What lies at `live` and at `aside` changes places. Inode numbers say which is which: a rename keeps them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -190,31 +98,42 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Looks at both trees and writes down what is to be done. `carried` are the paths of [`carried_paths`], and the
-    /// directories above them are in the new tree already ([`plan_parents`]); `new_root` are the attributes of the
-    /// new tree's root.
-    pub(super) fn plan(place: &Place, carried: &[TreePath], new_root: &Attributes) -> io::Result<Self> {
+    /// Looks at both trees and writes down what is to be done. `carried` are the paths of
+    /// [`carried_paths`](super::carry::carried_paths), and the directories above them are in the new tree already
+    /// ([`plan_parents`](super::carry::plan_parents)); `new_root` are the attributes of the new tree's root.
+    pub(super) fn plan(place: &Place, part: &Part, carried: &[TreePath], new_root: &Attributes) -> io::Result<Self> {
         let (root, aside) = (place.root().to_owned(), place.aside());
-        let below = |base: &Path, path: &TreePath| base.join(os::name(path.as_bytes()));
         let (mut after_swap, mut after_revert) = (BTreeMap::new(), BTreeMap::new());
         let mut exchanges = Vec::new();
-        if place.one_by_one {
-            let mut tops = BTreeSet::new();
-            for base in [&root, &aside] {
-                let dir = os::open_dir_path(base)?;
-                tops.extend(os::names(&dir)?.into_iter().filter_map(|n| TreePath::root().join(&n).ok()));
+        match swapped_paths(place, part)? {
+            Some(paths) => {
+                for path in paths {
+                    exchanges.push(Move::plan(below(&root, &path), below(&aside, &path))?);
+                    if let Some(parent) = path.parent() {
+                        let parent = below(&root, &parent);
+                        let attributes = os::dir_attributes(&parent)?;
+                        after_swap.insert(parent.clone().into_os_string(), attributes.clone());
+                        after_revert.insert(parent.into_os_string(), attributes);
+                    }
+                }
             }
-            for top in tops.iter().filter(|t| !policy::is_shelter(t) && !carried.contains(t)) {
-                exchanges.push(Move::plan(below(&root, top), below(&aside, top))?);
+            None if place.one_by_one => {
+                let mut tops = BTreeSet::new();
+                for base in [&root, &aside] {
+                    let dir = os::open_dir_path(base)?;
+                    tops.extend(os::names(&dir)?.into_iter().filter_map(|n| TreePath::root().join(&n).ok()));
+                }
+                for top in tops.iter().filter(|t| !policy::is_shelter(t) && !carried.contains(t)) {
+                    exchanges.push(Move::plan(below(&root, top), below(&aside, top))?);
+                }
+                after_swap.insert(root.clone().into_os_string(), new_root.clone());
+                after_revert.insert(root.clone().into_os_string(), os::dir_attributes(&root)?);
             }
-            after_swap.insert(root.clone().into_os_string(), new_root.clone());
-            after_revert.insert(root.clone().into_os_string(), os::dir_attributes(&root)?);
-        } else {
-            exchanges.push(Move::plan(root.clone(), aside.clone())?);
+            None => exchanges.push(Move::plan(root.clone(), aside.clone())?),
         }
         let mut carries = Vec::new();
         for path in carried {
-            if place.one_by_one && path.parent().is_some_and(|p| p.is_root()) {
+            if part.paths().is_none() && place.one_by_one && path.parent().is_some_and(|p| p.is_root()) {
                 continue;
             }
             // Planned for after the exchange, when the old tree is the one aside.
@@ -263,119 +182,33 @@ impl Journal {
     }
 }
 
-fn set_attributes(of: &[(Recorded, Attributes)]) -> io::Result<()> {
-    for (path, attributes) in of {
-        match os::open_dir_path(Path::new(path)) {
-            Ok(dir) => Target::Fd(dir.as_fd())
-                .apply(attributes, false)
-                .map_err(|what| io::Error::other(format!("{}: {what}", Path::new(path).display())))?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
+fn below(base: &Path, path: &TreePath) -> PathBuf {
+    if path.is_root() { base.to_owned() } else { base.join(os::name(path.as_bytes())) }
 }
 
-/// What the patterns match in the live tree, markers (law L8) aside; nothing when there is no live tree.
-pub(super) fn carried_paths(root: &Path, patterns: &[Pattern]) -> io::Result<Vec<TreePath>> {
-    let mut found = BTreeSet::new();
-    let mut pending = vec![TreePath::root()];
-    while let Some(directory) = pending.pop() {
-        let dir = match os::open_dir_path(root).and_then(|r| Cursor::descend(r, &directory)) {
-            Ok(cursor) => cursor,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && directory.is_root() => return Ok(Vec::new()),
-            // Only directories are descended into.
-            Err(e) if matches!(Errno::from_io_error(&e), Some(Errno::NOTDIR | Errno::LOOP)) => continue,
-            Err(e) => return Err(e),
-        };
-        for name in os::names(dir.dir())? {
-            let Ok(path) = directory.join(&name) else { continue };
-            if policy::is_marker(&name) || policy::is_shelter(&path) {
-                continue;
-            }
-            if patterns.iter().any(|p| p.matches(&path)) {
-                found.insert(path);
-            } else if patterns.iter().any(|p| p.reaches_below(&path)) {
-                pending.push(path);
-            }
-        }
-    }
-    Ok(found.into_iter().collect())
-}
-
-/// A directory that the new tree has not, made for what is carried over, like the one in the live tree.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct MadeDirectory {
-    path: Vec<u8>,
-    like: Attributes,
-    /// Those of the directory above it, which making it changes.
-    above: Attributes,
-}
-
-impl MadeDirectory {
-    pub(super) fn path(&self) -> Option<TreePath> {
-        TreePath::parse(&self.path).ok()
-    }
-
-    /// Makes it in the tree aside, unless it is there.
-    pub(super) fn make(&self, place: &Place) -> io::Result<()> {
-        let path = self.path().ok_or(io::ErrorKind::InvalidInput)?;
-        let said = |what| io::Error::other(format!("'{path}': {what}"));
-        let root = os::open_dir_path(&place.aside())?;
-        let parent = Cursor::descend(root, &path.parent().unwrap_or_default())?;
-        match rustix::fs::mkdirat(parent.dir(), os::name(path.file_name()), Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(e.into()),
-        }
-        let made = os::open_dir(parent.dir(), path.file_name())?;
-        Target::Fd(made.as_fd()).apply(&self.like, false).map_err(said)?;
-        Target::Fd(parent.dir()).apply(&self.above, false).map_err(said)
-    }
-}
-
-/// Adds the directories above `carried` that the new tree has not to `made`; an error when something else is in their
-/// place. To be called while the new tree is the one aside.
-pub(super) fn plan_parents(place: &Place, carried: &[TreePath], made: &mut Vec<MadeDirectory>) -> io::Result<()> {
-    let (live, aside) = (place.root(), place.aside());
-    for path in carried {
-        let mut above = TreePath::root();
-        for name in path.parent().unwrap_or_default().components() {
-            let parent = above.join(name).map_err(io::Error::other)?;
-            let planned = |path: &TreePath| made.iter().find(|m| m.path == path.as_bytes());
-            let found = os::lstat_path(&aside.join(os::name(parent.as_bytes())));
-            match found {
-                _ if planned(&parent).is_some() => {}
-                Ok(Some(stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {}
-                Ok(None) => {
-                    let like = os::dir_attributes(&live.join(os::name(parent.as_bytes())))?;
-                    let above = match planned(&above) {
-                        Some(m) => m.like.clone(),
-                        None => os::dir_attributes(&aside.join(os::name(above.as_bytes())))?,
-                    };
-                    made.push(MadeDirectory { path: parent.as_bytes().to_vec(), like, above });
-                }
-                Ok(Some(_)) | Err(_) => {
+/// What is exchanged for a part: its paths, or where directories above one are not live, the topmost of those. `None`
+/// for everything.
+///
+/// # Errors
+/// When something else than a directory is live above one: no symbolic link is ever followed.
+pub(super) fn swapped_paths(place: &Place, part: &Part) -> io::Result<Option<BTreeSet<TreePath>>> {
+    let Some(paths) = part.paths() else { return Ok(None) };
+    let mut out = BTreeSet::new();
+    for path in paths {
+        let mut at = TreePath::root();
+        for name in path.components() {
+            match os::lstat_path(&below(place.root(), &at))?.map(|s| FileType::from_raw_mode(s.st_mode)) {
+                None => break,
+                Some(FileType::Directory) => at = at.join(name).map_err(io::Error::other)?,
+                Some(_) => {
                     return Err(io::Error::other(format!(
-                        "'{path}' is kept over a restore, but in the backup '{parent}' is no directory: move it away \
-                         and start the restore again"
+                        "'{at}' is a directory in the backup and is none here, it is not followed to '{path}': select \
+                         '{at}' to have it replaced, or move it away"
                     )));
                 }
             }
-            above = parent;
         }
+        out.insert(at);
     }
-    Ok(())
-}
-
-/// Makes a directory and its parents so that others can pass through, as `/opt` and `/etc` are: the agent's own umask would
-/// keep the controller's user out of its own tree.
-fn make_open_to_all(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = dir.parent() {
-        make_open_to_all(parent)?;
-    }
-    std::fs::create_dir(dir)?;
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))
+    Ok(Some(out))
 }

@@ -267,6 +267,11 @@ pub(super) fn mtime(stat: &Stat) -> Mtime {
     Mtime { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
 }
 
+/// The time of the last change of anything about it.
+pub(super) fn ctime(stat: &Stat) -> Mtime {
+    Mtime { seconds: stat.st_ctime, nanos: u32::try_from(stat.st_ctime_nsec).unwrap_or(0) }
+}
+
 /// The attributes of a directory at a path.
 pub(super) fn dir_attributes(path: &Path) -> io::Result<Attributes> {
     let dir = open_dir_path(path)?;

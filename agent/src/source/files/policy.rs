@@ -2,6 +2,8 @@
 
 use prexor_format::tree::{Pattern, TreePath};
 
+use super::part::Part;
+
 /// Runtime logs are never captured.
 const LOGS: &str = "logs";
 
@@ -14,12 +16,14 @@ pub(super) struct Rules {
     patterns: Vec<Pattern>,
     /// Directories that a restore had to make for what it carried over; they are not of the artifact.
     pub(super) made: Vec<TreePath>,
+    /// What is looked at besides the way to it.
+    pub(super) part: Part,
 }
 
 impl Rules {
     /// These patterns, as a manifest records them.
     pub(super) fn new(patterns: Vec<Pattern>) -> Self {
-        Self { patterns, made: Vec::new() }
+        Self { patterns, made: Vec::new(), part: Part::default() }
     }
 
     /// The logs, and what a configuration names besides.
@@ -40,7 +44,11 @@ impl Rules {
 
     /// Whether a walk passes by it and what is below it.
     pub(super) fn leaves_out(&self, path: &TreePath) -> bool {
-        is_marker(path.file_name()) || is_shelter(path) || self.is_excluded(path) || self.made.contains(path)
+        is_marker(path.file_name())
+            || is_shelter(path)
+            || self.is_excluded(path)
+            || self.made.contains(path)
+            || !(self.part.includes(path) || self.part.leads_through(path))
     }
 }
 

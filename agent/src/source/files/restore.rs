@@ -1,7 +1,11 @@
 //! The verbs of a restore: the new tree is unpacked beside the live one and compared, exchanged with it, and the old
 //! one removed or brought back. All blocking; what must be known after a crash is in the unit's notes.
 
-use std::{fs, io, os::unix::fs::DirBuilderExt as _, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
 
 use prexor_format::{
     manifest::{Contents, FilesContents, StoredFile},
@@ -11,11 +15,16 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    archive::{Archive, Survey},
+    carry::{self, MadeDirectory},
     compare::Comparison,
-    exchange::{self, Journal, MadeDirectory, NoPlace, Place},
+    exchange::{self, Journal},
     os,
+    part::Part,
+    place::{NoPlace, Place},
     policy::Rules,
-    unpack,
+    space,
+    unpack::{self, Destination},
 };
 use crate::{discover::discover, restore_unit::RestoreUnit, source::SourceError};
 
@@ -27,6 +36,8 @@ const PREPARED: &str = "files-prepared";
 const MADE: &str = "files-made";
 /// [`Journal`], before the first rename.
 const JOURNAL: &str = "files-journal";
+/// What was unpacked; a file in the unit's directory, too large for a note.
+const INDEX: &str = "files-index";
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Prepared {
@@ -58,7 +69,16 @@ impl Restore<'_> {
         patterns.extend(self.excluded.iter().filter(|p| !known.contains(&p.to_string())).cloned());
         let mut rules = Rules::new(patterns);
         rules.made = self.made()?;
+        rules.part = self.part()?;
         Ok(rules)
+    }
+
+    fn part(&self) -> Result<Part, SourceError> {
+        Part::of(&self.unit.selection.paths)
+    }
+
+    fn index(&self) -> PathBuf {
+        self.unit.dir().join(INDEX)
     }
 
     fn made(&self) -> Result<Vec<TreePath>, SourceError> {
@@ -117,15 +137,18 @@ impl Restore<'_> {
         }
         self.refuse_another_controller(contents)?;
         self.clear()?;
-        let rules = self.rules()?;
-        let place = Place::find(self.root, &self.unit.job_id, rules.patterns()).map_err(|e| match e {
+        let (rules, part, staged) = (self.rules()?, self.part()?, self.unit.staged(stored));
+        let archive = Archive { path: &staged, stored, contents, part: &part, stop: self.stop };
+        let survey = self.survey(&archive)?;
+        let place = Place::find(self.root, &self.unit.job_id, rules.patterns(), &part).map_err(|e| match e {
             NoPlace::Impossible(text) => SourceError::Invalid(text),
             NoPlace::Io(e) => self.failed("finding a place for the new tree", &e),
         })?;
+        exchange::swapped_paths(&place, &part).map_err(|e| SourceError::Invalid(e.to_string()))?;
         let beside = place.shelter().parent().unwrap_or(self.root);
-        unpack::check_space(beside, contents, &self.unit.staged(stored), self.stop)?;
+        space::check(beside, &archive, &survey)?;
         self.save(PLACE, Some(&place))?;
-        let prepared = self.unpack_beside(&place, contents, stored, &rules);
+        let prepared = self.unpack_beside(&place, &archive, &survey, &rules);
         if prepared.is_err() {
             // The first error is the one to tell; what this leaves behind the next prepare or revert removes.
             let _ = place.changing_shelter(os::remove_tree);
@@ -133,22 +156,41 @@ impl Restore<'_> {
         self.save(PREPARED, Some(&prepared?))
     }
 
+    /// Looks for a part in the archive; there is nothing to look for when it is everything.
+    fn survey(&self, archive: &Archive<'_>) -> Result<Survey, SourceError> {
+        if archive.part.paths().is_none() {
+            return Ok(Survey::default());
+        }
+        let survey = archive.survey()?;
+        if survey.missing.is_empty() {
+            return Ok(survey);
+        }
+        let missing: Vec<String> = survey.missing.iter().map(|p| format!("'{p}'")).collect();
+        Err(SourceError::Invalid(format!(
+            "the backup has no {}: `tar -tzf` lists what is in its {}",
+            missing.join(" and no "),
+            archive.stored.path
+        )))
+    }
+
     fn unpack_beside(
         &self,
         place: &Place,
-        contents: &FilesContents,
-        stored: &StoredFile,
+        archive: &Archive<'_>,
+        survey: &Survey,
         rules: &Rules,
     ) -> Result<Prepared, SourceError> {
         let making = |e: io::Error| self.failed("making the directory of the new tree", &e);
         place.changing_shelter(os::remove_tree).map_err(making)?;
         let mut private = fs::DirBuilder::new();
-        place.changing_shelter(|shelter| private.mode(0o700).create(shelter)).map_err(making)?;
-        private.create(place.aside()).map_err(making)?;
-        let into = os::open_dir_path(&place.aside()).map_err(making)?;
-        let archive = self.unit.staged(stored);
-        let unpacked = unpack::unpack(&archive, stored, contents, into, &self.unit.progress, self.stop)?;
-        let both = exchange::carried_paths(&place.aside(), rules.patterns()).map_err(making)?;
+        private.mode(0o700);
+        place.changing_shelter(|shelter| private.create(shelter)).map_err(making)?;
+        let empty = |path: PathBuf| private.create(&path).and_then(|()| os::open_dir_path(&path)).map_err(making);
+        let (tree, held, index) = (empty(place.aside())?, empty(place.held())?, self.index());
+        let into = Destination { tree, held, index: &index };
+        let unpacked = unpack::unpack(archive, survey, into, &self.unit.progress)?;
+        os::remove_tree(&place.held()).map_err(making)?;
+        let both = carry::carried_paths(&place.aside(), rules.patterns()).map_err(making)?;
         if !both.is_empty() {
             let paths: Vec<String> = both.iter().map(ToString::to_string).collect();
             return Err(SourceError::Invalid(format!(
@@ -168,8 +210,7 @@ impl Restore<'_> {
     }
 
     fn compare(&self, tree: &Path, rules: &Rules, expected: &Totals) -> Result<Vec<String>, SourceError> {
-        let (_, stored) = self.contents()?;
-        Comparison { tree, rules, expected, archive: &self.unit.staged(stored), stop: self.stop }.differences()
+        Comparison { tree, rules, expected, index: &self.index(), stop: self.stop }.differences()
     }
 
     pub(super) fn swap(&self) -> Result<(), SourceError> {
@@ -190,12 +231,14 @@ impl Restore<'_> {
 
     fn plan_swap(&self, place: &Place, prepared: &Prepared) -> Result<Journal, SourceError> {
         let planning = |e: io::Error| self.failed("planning the exchange of the trees", &e);
-        let carried = exchange::carried_paths(place.root(), self.rules()?.patterns()).map_err(planning)?;
+        let part = self.part()?;
+        let mut carried = carry::carried_paths(place.root(), self.rules()?.patterns()).map_err(planning)?;
+        carried.retain(|path| part.includes(path));
         let mut made: Vec<MadeDirectory> = self.note(MADE)?.unwrap_or_default();
-        exchange::plan_parents(place, &carried, &mut made).map_err(planning)?;
+        carry::plan_parents(place, &carried, &mut made).map_err(planning)?;
         self.save(MADE, Some(&made))?;
         made.iter().try_for_each(|m| m.make(place)).map_err(planning)?;
-        let journal = Journal::plan(place, &carried, &prepared.root).map_err(planning)?;
+        let journal = Journal::plan(place, &part, &carried, &prepared.root).map_err(planning)?;
         self.save(JOURNAL, Some(&journal))?;
         Ok(journal)
     }
