@@ -84,6 +84,9 @@ pub enum BackupVerb {
     Verify {
         /// The backup
         id: BackupId,
+        /// Say more of what was found, such as the number of keys of each family
+        #[arg(long)]
+        details: bool,
     },
     /// Delete a backup for good
     Delete {

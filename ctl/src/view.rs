@@ -102,6 +102,8 @@ pub struct CheckView {
     pub detail: Option<String>,
     /// What is wrong, each naming its file.
     pub problems: Vec<String>,
+    /// What was found, in more words than the detail.
+    pub notes: Vec<String>,
 }
 
 /// What a restore did.
@@ -309,6 +311,7 @@ impl From<&wire::VerifyReport> for VerifyView {
             ok: c.ok,
             detail: some(&c.detail),
             problems: c.problems.clone(),
+            notes: c.notes.clone(),
         };
         Self { ok: v.ok, checks: v.checks.iter().map(check).collect() }
     }

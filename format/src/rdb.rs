@@ -38,5 +38,5 @@ pub use input::SERIALISED_KEPT;
 pub use payload::{BadPayload, Parsed, Payload};
 pub use reader::{Checksum, Entry, Functions, KEY_KEPT, Kind, Library, Reader, Record};
 pub use stream::STREAM_NAMES_MAX;
-pub use summary::{RdbSummary, Summary, summarise};
+pub use summary::{RdbSummary, Summary, summarise, survey};
 pub use write::{Facts, Writer};

@@ -92,7 +92,8 @@ async fn report(ctx: &Arc<Context>, job: &JobHandle, id: &BackupId) -> Result<Ve
         if !of_kind.is_empty() {
             let details: Vec<&str> = of_kind.iter().map(|r| r.detail.as_str()).filter(|d| !d.is_empty()).collect();
             let problems = of_kind.iter().flat_map(|r| r.problems.clone()).collect();
-            checks.push(check(name, &details.join("; "), problems));
+            let notes = of_kind.iter().flat_map(|r| r.notes.clone()).collect();
+            checks.push(Check { notes, ..check(name, &details.join("; "), problems) });
         }
     }
     Ok(VerifyReport { ok: checks.iter().all(|c| c.ok), checks })
@@ -144,5 +145,6 @@ fn check(name: &str, detail: &str, mut problems: Vec<String>) -> Check {
         problems.truncate(MAX_PROBLEMS);
         problems.push(format!("and {more} more"));
     }
-    Check { name: name.to_owned(), ok, detail: if ok { detail.to_owned() } else { String::new() }, problems }
+    let detail = if ok { detail.to_owned() } else { String::new() };
+    Check { name: name.to_owned(), ok, detail, problems, notes: Vec::new() }
 }

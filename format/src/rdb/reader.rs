@@ -14,6 +14,9 @@ use crate::digest::{ContentDigest, ContentHasher, Order, Sha256Digest};
 /// Bytes of a key that [`Entry::key`] holds; more are hashed, but not kept.
 pub const KEY_KEPT: usize = 64 << 10;
 
+/// The first version with a checksum at the end.
+pub(super) const CHECKSUM_SINCE: u32 = 5;
+
 /// Informational fields (AUX) that are kept, and bytes kept of each name and value.
 const AUX_KEPT: usize = 64;
 const AUX_BYTES_KEPT: usize = 1 << 10;
@@ -353,7 +356,7 @@ impl<R: Read> Reader<R> {
 
     fn end(&mut self) -> Result<Checksum, RdbError> {
         let input = &mut self.values.input;
-        let checksum = if self.version < 5 {
+        let checksum = if self.version < CHECKSUM_SINCE {
             Checksum::Absent
         } else {
             let computed = input.crc();

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     digest::{ContentHasher, Order},
     manifest::KeyFamily,
+    text,
 };
 
 /// What a file holds. Equal for files that would make equal servers, but for version and informational fields.
@@ -89,15 +90,61 @@ impl Summary {
     }
 }
 
+impl RdbSummary {
+    /// Who wrote it and what it holds, a line each, as people read it.
+    pub fn lines(&self) -> Vec<String> {
+        let aux = |name: &str| self.aux.iter().find(|(n, _)| n == name).map(|(_, value)| value);
+        let by = match (aux("valkey-ver"), aux("redis-ver")) {
+            (Some(version), _) => format!("Valkey {version}"),
+            (None, Some(version)) => format!("Redis {version}"),
+            (None, None) => "an unnamed server".to_owned(),
+        };
+        let checksum = match self.checksum {
+            Checksum::Verified => "checksum verified",
+            Checksum::Disabled => "written without a checksum",
+            Checksum::Absent => "no checksum",
+        };
+        let keys = text::things(self.keys, "key");
+        let mut lines = vec![
+            format!("RDB version {} of {by}, {}, {checksum}", self.version, text::bytes(self.size_bytes)),
+            format!("{keys}, {} with an expiry", text::count(self.expiring_keys)),
+        ];
+        for family in &self.families {
+            let name = if family.name.is_empty() { "(others)" } else { &family.name };
+            lines.push(format!("{} {}", name, text::things(family.keys, "key")));
+        }
+        match self.functions.libraries {
+            0 => {}
+            1 => lines.push("1 library of functions".to_owned()),
+            n => lines.push(format!("{} libraries of functions", text::count(n))),
+        }
+        lines
+    }
+}
+
 /// Reads a file to its end and sums it up.
 ///
 /// # Errors
 /// When the file is damaged, or of a version that is not known here.
 pub fn summarise<R: Read>(inner: R) -> Result<RdbSummary, RdbError> {
+    let (summary, end) = survey(inner)?;
+    end.map(|()| summary)
+}
+
+/// [`summarise`], which also tells what could be read before the place at which a file is damaged: then the sum is that
+/// of the keys before it.
+///
+/// # Errors
+/// When not even the header can be read.
+pub fn survey<R: Read>(inner: R) -> Result<(RdbSummary, Result<(), RdbError>), RdbError> {
     let mut reader = Reader::new(inner)?;
     let mut summary = Summary::new();
-    while let Some(entry) = reader.next_entry()? {
-        summary.add(&entry);
-    }
-    Ok(summary.finish(&reader))
+    let end = loop {
+        match reader.next_entry() {
+            Ok(Some(entry)) => summary.add(&entry),
+            Ok(None) => break Ok(()),
+            Err(e) => break Err(e),
+        }
+    };
+    Ok((summary.finish(&reader), end))
 }

@@ -337,6 +337,20 @@ fn errors_say_where_and_what() {
 }
 
 #[test]
+fn what_could_be_read_before_the_damage_is_told() {
+    let (all, end) = survey(VALKEY_PACKED).unwrap();
+    end.unwrap();
+    let lines = all.lines();
+    assert_eq!(lines[0], "RDB version 11 of Valkey 8.0.1, 11 KiB, checksum verified");
+    assert_eq!(lines[1..3], ["24 keys, 2 with an expiry", "(others) 20 keys"]);
+    assert_eq!(lines.last().unwrap(), "1 library of functions");
+    assert!(lines.contains(&"prexor:v1:lease: 1 key".to_owned()), "{lines:?}");
+    let (some, end) = survey(&VALKEY_PACKED[..VALKEY_PACKED.len() / 2]).unwrap();
+    assert!(matches!(end, Err(RdbError::Truncated { offset, .. }) if offset == VALKEY_PACKED.len() as u64 / 2));
+    assert!((1..24).contains(&some.keys));
+}
+
+#[test]
 fn every_byte_flipped_is_noticed() {
     for (original, step) in [(VALKEY_PACKED, 1), (VALKEY_PLAIN, 11)] {
         let mut file = original.to_vec();

@@ -3,7 +3,10 @@
 
 use std::io::{self, Write};
 
-use super::{crc64, reader::Library};
+use super::{
+    crc64,
+    reader::{CHECKSUM_SINCE, Library},
+};
 
 const SELECT: u8 = 254;
 const EXPIRES: u8 = 252;
@@ -27,6 +30,7 @@ pub struct Facts {
 #[derive(Debug)]
 pub struct Writer<W> {
     inner: W,
+    version: u32,
     crc: u64,
     size: u64,
     /// None before the first key, so that its database is always named.
@@ -40,7 +44,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of `inner`.
     pub fn new(inner: W, version: u32, aux: &[(&str, &str)]) -> io::Result<Self> {
-        let mut w = Self { inner, crc: 0, size: 0, db: None };
+        let mut w = Self { inner, version, crc: 0, size: 0, db: None };
         let magic = if version < 80 { format!("REDIS{version:04}") } else { format!("VALKEY{version:03}") };
         w.put(magic.as_bytes())?;
         for (name, value) in aux {
@@ -98,14 +102,15 @@ impl<W: Write> Writer<W> {
         self.size
     }
 
-    /// Ends the file with its checksum and hands back the inner writer.
+    /// Ends the file, with its checksum if its version has one, and hands back the inner writer.
     ///
     /// # Errors
     /// Those of `inner`.
     pub fn finish(mut self) -> io::Result<W> {
         self.put(&[END])?;
-        let crc = self.crc;
-        self.put(&crc.to_le_bytes())?;
+        if self.version >= CHECKSUM_SINCE {
+            self.put(&self.crc.to_le_bytes())?;
+        }
         self.inner.flush()?;
         Ok(self.inner)
     }
@@ -158,6 +163,14 @@ mod tests {
         assert_eq!(reader.next_entry().unwrap(), None);
         assert_eq!((reader.version(), reader.checksum()), (80, Some(Checksum::Verified)));
         assert_eq!(reader.aux()[0], ("redis-bits".to_owned(), "64".to_owned()));
+    }
+
+    #[test]
+    fn old_versions_have_no_checksum() {
+        for (version, expected) in [(4, Checksum::Absent), (5, Checksum::Verified)] {
+            let file = Writer::new(Vec::new(), version, &[]).unwrap().finish().unwrap();
+            assert_eq!(summarise(&file[..]).unwrap().checksum, expected);
+        }
     }
 
     #[test]

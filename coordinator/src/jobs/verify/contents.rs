@@ -26,6 +26,8 @@ pub(super) struct Read {
     pub(super) detail: String,
     /// Each names its file.
     pub(super) problems: Vec<String>,
+    /// More of what was found, in words.
+    pub(super) notes: Vec<String>,
     /// What was read of every file.
     pub(super) files: BTreeMap<String, FileOutcome>,
 }
@@ -46,9 +48,10 @@ pub(super) async fn read(
         ledger: ledger.clone(),
     };
     let read = tokio::task::spawn_blocking(move || {
+        let mut notes = Vec::new();
         let (detail, problems) = match &artifact.contents {
             Contents::Mongo(contents) => dump(&opener, contents),
-            Contents::Valkey(contents) => snapshot(&opener, &artifact.path, contents),
+            Contents::Valkey(contents) => snapshot(&opener, &artifact.path, contents, &mut notes),
             Contents::Filesystem(contents) => archive(&opener, &artifact.path, contents),
         };
         // What no reader asked for counts in the checksums too.
@@ -57,7 +60,7 @@ pub(super) async fn read(
                 drop(opener.open(&file.path));
             }
         }
-        Read { detail, problems, files: ledger.take() }
+        Read { detail, problems, notes, files: ledger.take() }
     });
     let read = read.await.map_err(|_| Error::internal("a reader hit a defect: see the log"))?;
     job.check_cancelled().map(|()| read)
@@ -69,12 +72,17 @@ fn dump(opener: &Opener, contents: &MongoContents) -> (String, Vec<String>) {
     (detail, report.problems.iter().map(|p| named(&p.path, &p.what)).collect())
 }
 
-fn snapshot(opener: &Opener, path: &str, contents: &ValkeyContents) -> (String, Vec<String>) {
-    let summary = match opener.open(path).map(rdb::summarise) {
-        Ok(Ok(summary)) => summary,
+fn snapshot(opener: &Opener, path: &str, contents: &ValkeyContents, notes: &mut Vec<String>) -> (String, Vec<String>) {
+    let (summary, end) = match opener.open(path).map(rdb::survey) {
+        Ok(Ok(found)) => found,
         Ok(Err(e)) => return (String::new(), vec![named(path, &e.to_string())]),
         Err(e) => return (String::new(), vec![named(path, &e.to_string())]),
     };
+    if let Err(e) = end {
+        let sound = text::things(summary.keys, "key");
+        return (String::new(), vec![named(path, &format!("{e}; {sound} could be read before that"))]);
+    }
+    notes.extend(summary.lines());
     let mut problems = Vec::new();
     for (what, found, expected) in [
         ("RDB version", u64::from(summary.version), u64::from(contents.rdb_version)),

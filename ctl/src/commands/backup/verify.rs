@@ -1,7 +1,7 @@
 //! `prexorctl backup verify`.
 
 use prexor_format::id::BackupId;
-use prexor_proto::backup::{VerifyBackupRequest, VerifyReport, job_result};
+use prexor_proto::backup::{Check, VerifyBackupRequest, VerifyReport, job_result};
 use serde::Serialize;
 
 use crate::{
@@ -27,7 +27,7 @@ struct Document<'a> {
 ///
 /// # Errors
 /// When it is damaged, or could not be checked.
-pub async fn run(printer: &Printer, id: &BackupId) -> Result<Exit, Failure> {
+pub async fn run(printer: &Printer, id: &BackupId, details: bool) -> Result<Exit, Failure> {
     let client = Client::connect().await?;
     let request = VerifyBackupRequest { request_id: client::request_id(), backup_id: id.to_string() };
     let asked = client.call(request, |s, r| async move { s.backups().verify_backup(r).await }).await;
@@ -35,6 +35,9 @@ pub async fn run(printer: &Printer, id: &BackupId) -> Result<Exit, Failure> {
     let Some(job) = outcome::wait(&client, printer, &job).await? else { return Ok(Exit::Detached) };
     if let job_result::Result::Verify(report) = outcome::result(&job)? {
         printer.document(&Document { backup_id: &id.to_string(), job_id: &job.id, report: report.into() });
+        if details {
+            printer.lines(notes(report));
+        }
     }
     outcome::print(printer, &job)
 }
@@ -53,6 +56,12 @@ pub fn lines(report: &VerifyReport) -> Vec<String> {
     lines
 }
 
+/// What was found beyond that, a line each.
+fn notes(report: &VerifyReport) -> Vec<String> {
+    let of = |c: &Check| c.notes.iter().map(|note| format!("{}: {note}", c.name)).collect::<Vec<_>>();
+    report.checks.iter().flat_map(of).collect()
+}
+
 /// Success only when all is well.
 ///
 /// # Errors
@@ -66,8 +75,6 @@ pub fn verdict(backup_id: &str, report: &VerifyReport) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use prexor_proto::backup::Check;
-
     use super::*;
 
     fn check(name: &str, detail: &str, problems: &[&str]) -> Check {
@@ -76,6 +83,7 @@ mod tests {
             ok: problems.is_empty(),
             detail: detail.into(),
             problems: problems.iter().map(|p| (*p).to_owned()).collect(),
+            notes: vec![],
         }
     }
 
@@ -102,6 +110,15 @@ mod tests {
             ]
         );
         assert!(verdict("bk-2026-05-10-001", &report).is_ok());
+    }
+
+    #[test]
+    fn details_name_their_check() {
+        let note = "prexor:v1:lease: 3 keys".to_owned();
+        let found = Check { notes: vec![note], ..check("valkey rdb", "preamble version 11", &[]) };
+        let report = VerifyReport { ok: true, checks: vec![found] };
+        assert_eq!(lines(&report), ["valkey rdb OK (preamble version 11)"]);
+        assert_eq!(notes(&report), ["valkey rdb: prexor:v1:lease: 3 keys"]);
     }
 
     #[test]
