@@ -9,8 +9,8 @@ mod element;
 mod stream;
 mod walk;
 
-pub use build::DocBuilder;
 pub(crate) use build::string_value;
+pub use build::{DocBuilder, OpenArray};
 pub use element::{Element, Elements, kind};
 pub use stream::{DocumentReader, ReadError};
 pub use walk::{Walked, walk};

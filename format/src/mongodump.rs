@@ -5,18 +5,21 @@
 
 mod definition;
 mod extjson;
+mod foreign;
 mod json;
 mod metadata;
 mod names;
 mod ttl;
 mod verify;
 
-pub use definition::{definition_digest, without_expiry};
+pub use definition::{as_created, definition_digest, without_expiry};
 pub use extjson::{ExtJsonError, document_to_json};
+pub use foreign::{Survey, SurveyError, survey};
 pub use metadata::{Metadata, MetadataError};
 pub use names::{BUCKETS_PREFIX, data_path, file_stem, metadata_path, prelude_path, unescape_stem};
 pub use ttl::{Expiry, collection_expiries};
-pub use verify::{DumpReport, Figures, Problem, verify_collection, verify_dump};
+pub(crate) use verify::MAX_METADATA;
+pub use verify::{DumpReport, Figures, Problem, plain, verify_collection, verify_dump};
 
 /// The artifact's format in the manifest.
 pub const FORMAT: &str = "mongodump-directory+gzip";

@@ -2,13 +2,19 @@
 //!
 //! Pure matching and checking; what a part means for a source is the source's business.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     artifact::ArtifactKind,
-    manifest::{Artifact, Collection, Contents, MongoContents, StoredFile},
+    manifest::{Artifact, Collection, CollectionType, Contents, MongoContents, StoredFile},
+    mongodump::BUCKETS_PREFIX,
     tree::TreePath,
 };
+
+/// The longest name of a namespace, its database included, in bytes.
+const MAX_NAMESPACE: usize = 255;
 
 /// A part of a backup. The default is everything.
 ///
@@ -166,6 +172,43 @@ impl Namespaces {
         dump.collections.iter().filter(|c| self.covers(&c.database, &c.name))
     }
 
+    /// Whether a namespace that is live now gives way to the restored ones: as one of them takes its name, or because it
+    /// is of the part that is restored and the backup does not hold it (law L16).
+    pub fn replaces(&self, dump: &MongoContents, database: &str, collection: &str) -> bool {
+        let itself = || (database.to_owned(), collection.to_owned());
+        self.of(dump).any(|c| self.target(&c.database, &c.name) == itself())
+            || self.covers(database, collection) && self.target(database, collection) == itself()
+    }
+
+    /// Why the selected namespaces of a dump cannot be restored under the names that they are to get; empty when they
+    /// can.
+    pub fn problems(&self, dump: &MongoContents) -> Vec<String> {
+        let mut out = Vec::new();
+        let mut taken: BTreeMap<(String, String), &Collection> = BTreeMap::new();
+        for c in self.of(dump) {
+            let (database, name) = self.target(&c.database, &c.name);
+            let full = format!("{database}.{name}");
+            let was = format!("{}.{}", c.database, c.name);
+            // A time series has its data in `system.buckets.<name>`.
+            let prefix = if c.kind == CollectionType::Timeseries { BUCKETS_PREFIX.len() } else { 0 };
+            if database != c.database {
+                out.push(format!("{was} cannot become {full}: a rename stays within its database"));
+            } else if name.is_empty() || name.starts_with('.') || name.contains(['\0', '$']) {
+                out.push(format!("{was} cannot become {full}, which is no name of a collection"));
+            } else if name.starts_with("system.") || name.starts_with("_prexor_") {
+                out.push(format!("{was} cannot become {full}: names that begin with system. or _prexor_ are not free"));
+            } else if full.len() + prefix > MAX_NAMESPACE {
+                out.push(format!(
+                    "{was} cannot become {full}: with its database a name has at most {MAX_NAMESPACE} bytes"
+                ));
+            }
+            if let Some(other) = taken.insert((database, name), c) {
+                out.push(format!("{}.{} and {was} would both become {full}", other.database, other.name));
+            }
+        }
+        out
+    }
+
     /// The database and the name under which a collection is restored.
     pub fn target(&self, database: &str, collection: &str) -> (String, String) {
         let renamed = self.rename.iter().find_map(|r| {
@@ -304,6 +347,63 @@ mod tests {
             "the first match counts"
         );
         assert_eq!(Namespaces::default().target("db", "x"), ("db".into(), "x".into()));
+    }
+
+    fn dump(names: &[&str]) -> MongoContents {
+        let collections = names.iter().map(|name| Collection {
+            database: "db".to_owned(),
+            name: (*name).to_owned(),
+            kind: CollectionType::Collection,
+            documents: 0,
+            bson_bytes: 0,
+            indexes: 0,
+            data_path: None,
+            metadata_path: String::new(),
+            content: None,
+            definition: crate::digest::Sha256Digest::of(b""),
+        });
+        MongoContents {
+            server_version: String::new(),
+            feature_compatibility_version: None,
+            replica_set: None,
+            databases: vec!["db".to_owned()],
+            consistency: crate::manifest::Consistency::Fuzzy,
+            collections: collections.collect(),
+        }
+    }
+
+    #[test]
+    fn what_is_live_gives_way_to_what_is_restored_and_nothing_else() {
+        let dump = dump(&["mod_a", "mod_b", "users"]);
+        let all = Namespaces::default();
+        assert!(all.replaces(&dump, "db", "users") && all.replaces(&dump, "db", "born since"));
+        let module = namespaces(&["mod_*"], &["mod_b"], &[]);
+        for (live, gives_way) in [("mod_a", true), ("mod_since", true), ("mod_b", false), ("users", false)] {
+            assert_eq!(module.replaces(&dump, "db", live), gives_way, "{live}");
+        }
+        let copy = namespaces(&["mod_*"], &[], &[("mod_*", "old_*")]);
+        for (live, gives_way) in [("mod_a", false), ("old_a", true), ("old_z", false), ("mod_since", false)] {
+            assert_eq!(copy.replaces(&dump, "db", live), gives_way, "{live}");
+        }
+    }
+
+    #[test]
+    fn names_that_cannot_be_given_are_told() {
+        let dump = dump(&["mod_a", "mod_b"]);
+        let long = "x".repeat(254);
+        for (from, to, count) in [
+            ("mod_*", "old_*", 0),
+            ("mod_*", "users*", 0),
+            ("db.mod_*", "other.mod_*", 2),
+            ("mod_a", "mod_b", 1),
+            ("mod_a", "system.js", 1),
+            ("mod_*", "_prexor_*", 2),
+            ("mod_a", "a$b", 1),
+            ("mod_a", &long, 1),
+        ] {
+            let found = namespaces(&[], &[], &[(from, to)]).problems(&dump);
+            assert_eq!(found.len(), count, "{from} {to}: {found:?}");
+        }
     }
 
     #[test]

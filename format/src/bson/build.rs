@@ -8,6 +8,21 @@ pub struct DocBuilder {
     bytes: Vec<u8>,
 }
 
+/// An array in the making; see [`DocBuilder::open_array`].
+#[derive(Debug)]
+pub struct OpenArray {
+    /// Where its length stands.
+    at: usize,
+    items: usize,
+}
+
+impl OpenArray {
+    /// How many items it has.
+    pub fn items(&self) -> usize {
+        self.items
+    }
+}
+
 impl Default for DocBuilder {
     fn default() -> Self {
         Self::new()
@@ -74,6 +89,32 @@ impl DocBuilder {
         self.raw(kind::ARRAY, name.as_bytes(), &array.finish())
     }
 
+    /// Opens an array that is filled with [`Self::item`] until [`Self::close`]; so a large one is written only once.
+    pub fn open_array(&mut self, name: &str) -> OpenArray {
+        self.raw(kind::ARRAY, name.as_bytes(), &[]);
+        let at = self.bytes.len();
+        self.bytes.extend([0; 4]);
+        OpenArray { at, items: 0 }
+    }
+
+    /// Appends a whole document to an open array.
+    pub fn item(&mut self, array: &mut OpenArray, doc: &[u8]) -> &mut Self {
+        self.document(&array.items.to_string(), doc);
+        array.items += 1;
+        self
+    }
+
+    /// Ends an array.
+    ///
+    /// # Panics
+    /// Beyond 2 GiB; see [`Self::finish`].
+    pub fn close(&mut self, array: OpenArray) -> &mut Self {
+        self.bytes.push(0);
+        let len = i32::try_from(self.bytes.len() - array.at).expect("built from documents of bounded size");
+        self.bytes[array.at..array.at + 4].copy_from_slice(&len.to_le_bytes());
+        self
+    }
+
     /// Bytes so far, terminator included.
     pub fn size(&self) -> usize {
         self.bytes.len() + 1
@@ -95,4 +136,27 @@ impl DocBuilder {
 pub(crate) fn string_value(s: &str) -> Vec<u8> {
     let len = i32::try_from(s.len() + 1).expect("texts come from documents and files of bounded size");
     [&len.to_le_bytes(), s.as_bytes(), &[0]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_array_that_is_filled_bit_by_bit_is_one_written_at_once() {
+        let item = |n: i32| {
+            let mut b = DocBuilder::new();
+            b.int32("n", n);
+            b.finish()
+        };
+        let mut at_once = DocBuilder::new();
+        at_once.string("a", "b").array_of("list", (0..12).map(item)).boolean("end", true);
+        let mut by_bits = DocBuilder::new();
+        let mut list = by_bits.string("a", "b").open_array("list");
+        for n in 0..12 {
+            by_bits.item(&mut list, &item(n));
+        }
+        by_bits.close(list).boolean("end", true);
+        assert_eq!(by_bits.finish(), at_once.finish());
+    }
 }

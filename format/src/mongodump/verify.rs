@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use super::{Metadata, definition_digest, prelude_path};
+use super::{Metadata, definition_digest, file_stem, prelude_path};
 use crate::{
     bson::{DocumentReader, ReadError},
     digest::{ContentDigest, ContentHasher, Order},
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What a metadata file may hold at most; real ones stay below a few hundred KiB (64 indexes of a collection).
-const MAX_METADATA: u64 = 64 << 20;
+pub(crate) const MAX_METADATA: u64 = 64 << 20;
 
 /// What a walk through a data file found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +70,16 @@ pub fn verify_collection(reader: impl Read, order: Order) -> Result<Figures, Rea
 /// Everything that is wrong is in the report; one bad file does not keep the others from being looked at.
 pub fn verify_dump<R: BufRead>(contents: &MongoContents, mut open: impl FnMut(&str) -> io::Result<R>) -> DumpReport {
     let mut report = DumpReport::default();
+    // Without a server's version the dump is another tool's, and had no prelude.
     let prelude = prelude_path();
-    if let Err(what) = read_small(&mut open, &prelude).and_then(|json| {
-        serde_json::from_slice::<serde_json::Value>(&json).map(drop).map_err(|e| format!("no JSON: {e}"))
-    }) {
+    let there = !contents.server_version.is_empty();
+    let uncompressed = prelude.trim_end_matches(".gz").to_owned();
+    let prelude = if there && open(&prelude).is_err() && open(&uncompressed).is_ok() { uncompressed } else { prelude };
+    if there
+        && let Err(what) = read_small(&mut open, &prelude).and_then(|json| {
+            serde_json::from_slice::<serde_json::Value>(&json).map(drop).map_err(|e| format!("no JSON: {e}"))
+        })
+    {
         report.problems.push(Problem { path: prelude, what });
     }
     for collection in &contents.collections {
@@ -118,7 +124,7 @@ fn check_metadata<R: BufRead>(
     open: &mut impl FnMut(&str) -> io::Result<R>,
 ) -> Result<(), String> {
     let json = read_small(open, &collection.metadata_path)?;
-    let metadata = Metadata::from_json(&json, "").map_err(|e| e.to_string())?;
+    let metadata = Metadata::from_json(&json, &file_stem(&collection.name)).map_err(|e| e.to_string())?;
     if metadata.collection != collection.name || metadata.kind != collection.kind {
         return Err(format!("describes '{}', not '{}'", metadata.collection, collection.name));
     }
@@ -140,8 +146,8 @@ fn read_small<R: BufRead>(open: &mut impl FnMut(&str) -> io::Result<R>, path: &s
     Ok(out)
 }
 
-/// The bytes of a file as they were before compression.
-fn plain<'r>(path: &str, stored: impl BufRead + 'r) -> Box<dyn Read + 'r> {
+/// The bytes of a file as they were before compression, which its name tells of.
+pub fn plain<'r>(path: &str, stored: impl BufRead + 'r) -> Box<dyn Read + 'r> {
     if path.ends_with(".gz") {
         Box::new(BufReader::with_capacity(256 << 10, gzip::reader(stored)))
     } else {
