@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use prexor_format::{artifact::ArtifactKind, manifest::Controller};
+use prexor_proto::facts;
 use serde::Serialize;
 
 use crate::{
@@ -78,6 +79,13 @@ impl Report {
                 Some(source) => format!("OK, {}", source.target),
             };
             lines.push(format!("{:<12} {text}", kind.as_str()));
+            let fact = |name| found.and_then(|s| s.facts.get(name));
+            if let Some(missing) = fact(facts::MISSING_PRIVILEGES) {
+                lines.push(format!("{:<12} no restore without these privileges: {missing}", ""));
+            }
+            if let Some(helpful) = fact(facts::HELPFUL_PRIVILEGES) {
+                lines.push(format!("{:<12} better with these privileges: {helpful}", ""));
+            }
         }
         for (role, state) in &self.services {
             lines.push(format!("{:<12} service {state}", role));

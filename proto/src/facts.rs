@@ -15,6 +15,12 @@ pub const DATABASE: &str = "database";
 pub const COLLECTIONS: &str = "collections";
 /// Mongo: number of documents, as the server estimates it.
 pub const DOCUMENTS: &str = "documents";
+/// Mongo: bytes of BSON for which the server's disk has room beside the live data, about.
+pub const ROOM_BYTES: &str = "room_bytes";
+/// Mongo: what the agent's account may not do and a restore needs; absent when it may do everything.
+pub const MISSING_PRIVILEGES: &str = "missing_privileges";
+/// Mongo: what the account may not do and everything works without, with poorer checks and messages.
+pub const HELPFUL_PRIVILEGES: &str = "helpful_privileges";
 /// Valkey: `valkey` or `redis`.
 pub const SERVER_NAME: &str = "server_name";
 /// Valkey: number of keys in all logical databases.

@@ -11,12 +11,16 @@ mod define;
 mod drain;
 mod insert;
 mod inspect;
+mod members;
 mod prepare;
+mod privileges;
 mod revert;
 mod server;
+mod space;
 mod staged;
 mod swap;
 mod temporary;
+mod underway;
 
 use std::fmt;
 
@@ -82,19 +86,20 @@ impl Source for MongoSource {
     }
 
     async fn swap(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
-        swap::swap(&self.server().await?, unit).await
+        swap::swap(&members::open(&self.config).await?, unit).await
     }
 
     async fn revert(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
-        revert::revert(&self.server().await?, unit).await
+        revert::revert(&members::open(&self.config).await?, unit).await
     }
 
     async fn commit(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
-        swap::commit(&self.server().await?, unit).await
+        swap::commit(&members::open(&self.config).await?, unit).await
     }
 
     async fn check(&self, unit: &RestoreUnit) -> Result<Vec<String>, SourceError> {
-        check::check(&self.server().await?, unit).await
+        let server = members::open(&self.config).await?;
+        members::patiently(&server, || check::check(&server, unit)).await
     }
 }
 

@@ -69,7 +69,8 @@ impl Scan {
     }
 }
 
-struct Adder {
+/// Adds documents up as they pass.
+pub(super) struct Adder {
     expiries: Vec<Expiry>,
     cutoff: i64,
     all: (u64, u64, ContentHasher),
@@ -77,12 +78,12 @@ struct Adder {
 }
 
 impl Adder {
-    fn new(order: Order, expiries: Vec<Expiry>, cutoff: i64) -> Self {
+    pub(super) fn new(order: Order, expiries: Vec<Expiry>, cutoff: i64) -> Self {
         let empty = || (0, 0, ContentHasher::new(order));
         Self { expiries, cutoff, all: empty(), lasting: empty() }
     }
 
-    fn add(&mut self, document: &[u8]) {
+    pub(super) fn add(&mut self, document: &[u8]) {
         let count = |sum: &mut (u64, u64, ContentHasher)| {
             sum.0 += 1;
             sum.1 += document.len() as u64;
@@ -94,7 +95,7 @@ impl Adder {
         }
     }
 
-    fn finish(self) -> Scan {
+    pub(super) fn finish(self) -> Scan {
         let sum =
             |(documents, bytes, hasher): (u64, u64, ContentHasher)| Sum { documents, bytes, content: hasher.finish() };
         Scan { all: sum(self.all), lasting: sum(self.lasting) }
@@ -115,14 +116,16 @@ pub(super) fn differences(entry: &Collection, found: &Sum) -> Option<String> {
 /// See [`crate::source::Source::check`].
 pub(super) async fn check(server: &Server, unit: &RestoreUnit) -> Result<Vec<String>, SourceError> {
     let contents = staged::contents(unit, server.database())?;
-    let definitions = staged::definitions(unit, contents).await?;
+    let definitions = staged::definitions(unit, &contents).await?;
     let live = catalog::list(server).await?.live;
     let mut out = Vec::new();
-    for name in live.keys().filter(|n| !contents.collections.iter().any(|c| c.name == **n)) {
+    let stranger =
+        |n: &&String| !definitions.iter().any(|d| d.target == **n) && staged::gives_way(unit, server.database(), n);
+    for name in live.keys().filter(stranger) {
         out.push(format!("{name} is there and is not in the backup"));
     }
     for definition in &definitions {
-        let name = &definition.entry.name;
+        let name = &definition.target;
         unit.progress.set_subject(name);
         let Some(namespace) = live.get(name) else {
             out.push(format!("{name} is missing"));
@@ -132,8 +135,9 @@ pub(super) async fn check(server: &Server, unit: &RestoreUnit) -> Result<Vec<Str
             out.push(format!("{name} is missing"));
             continue;
         };
-        let digest = definition_digest(&options, &indexes, namespace.kind);
-        if digest.ok() != Some(definition.entry.definition) {
+        let wanted = &definition.metadata;
+        let wanted = definition_digest(&wanted.options, &wanted.indexes, wanted.kind);
+        if definition_digest(&options, &indexes, namespace.kind) != wanted {
             out.push(format!("{name}: other options or indexes than in the backup"));
         }
         if namespace.kind == definition.entry.kind
@@ -149,7 +153,7 @@ async fn data_difference(server: &Server, definition: &Definition) -> Result<Opt
     let (entry, Some(path)) = (&definition.entry, &definition.data) else { return Ok(None) };
     let order = entry.content.map_or(Order::Multiset, |c| c.order);
     let prefix = if entry.kind == CollectionType::Timeseries { BUCKETS_PREFIX } else { "" };
-    let collection = format!("{prefix}{}", entry.name);
+    let collection = format!("{prefix}{}", definition.target);
     let expiries = collection_expiries(&definition.metadata).map_err(|e| SourceError::Invalid(e.to_string()))?;
     let begun = Instant::now();
     let cutoff = server.now().await?.saturating_add(EXPIRY_MARGIN_MS);

@@ -5,27 +5,18 @@ use prexor_format::{
     mongodump::without_expiry,
 };
 
-use super::Server;
+use super::{Server, catalog};
 use crate::source::SourceError;
-
-/// What listCollections tells and `create` does not take, or what a restore must not repeat: a collection that is
-/// `temp` vanishes at the next restart.
-const NOT_CREATED: [&[u8]; 3] = [b"temp", b"autoIndexId", b"uuid"];
 
 /// What listIndexes tells and `createIndexes` chooses by itself.
 const NOT_INDEXED: [&[u8]; 2] = [b"v", b"ns"];
 
-/// Creates a collection, view or time series; nothing expires in it yet (see [`set_expiries`]).
+/// Creates a collection, view or time series; nothing expires in it yet (see [`set_expiries`]). The options are those
+/// of [`as_created`](prexor_format::mongodump::as_created).
 pub(super) async fn create(server: &Server, name: &str, options: &[u8]) -> Result<(), SourceError> {
     let (options, _) = without_expiry(options).map_err(|e| unusable(name, e))?;
     let mut command = DocBuilder::new();
-    command.string("create", name);
-    for e in Elements::of(&options).map_err(|e| unusable(name, e))? {
-        let e = e.map_err(|e| unusable(name, e))?;
-        if !NOT_CREATED.contains(&e.name) {
-            command.raw(e.kind, e.name, e.value);
-        }
-    }
+    command.string("create", name).elements_of(&options);
     server.write(command, &format!("create {name}")).await
 }
 
@@ -71,6 +62,33 @@ pub(super) async fn create_indexes(
         command.string("commitQuorum", "majority");
     }
     server.write(command, &format!("build the indexes of {name}")).await
+}
+
+/// Creates a time series under its name, with data that `load` brings, and with exactly these indexes.
+pub(super) async fn create_time_series(
+    server: &Server,
+    name: &str,
+    options: &[u8],
+    indexes: &[Vec<u8>],
+    load: impl Future<Output = Result<(), SourceError>>,
+) -> Result<(), SourceError> {
+    create(server, name, options).await?;
+    load.await?;
+    create_indexes(server, name, options, indexes).await?;
+    // From MongoDB 6.3 on a time series is born with an index on its meta and time fields.
+    for extra in surplus(&catalog::indexes(server, name).await?.unwrap_or_default(), indexes) {
+        let mut command = DocBuilder::new();
+        command.string("dropIndexes", name).string("index", &extra);
+        server.write(command, &format!("drop the index {extra} of {name}, which the backup does not have")).await?;
+    }
+    Ok(())
+}
+
+/// The names of indexes that are there and not wanted.
+fn surplus(there: &[Vec<u8>], wanted: &[Vec<u8>]) -> Vec<String> {
+    let name = |index: &Vec<u8>| Elements::find(index, "name").and_then(|n| n.as_str()).map(str::to_owned);
+    let wanted: Vec<_> = wanted.iter().filter_map(name).collect();
+    there.iter().filter_map(name).filter(|n| !wanted.contains(n)).collect()
 }
 
 /// Lets documents expire as options and indexes say. Setting what is set already does nothing.
@@ -119,4 +137,19 @@ pub(super) async fn drop(server: &Server, name: &str) -> Result<(), SourceError>
 
 fn unusable(name: &str, error: BsonError) -> SourceError {
     SourceError::Invalid(format!("the options or indexes of {name} cannot be used: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_only_the_server_made_is_surplus() {
+        let index = |name: &str| {
+            let mut b = DocBuilder::new();
+            b.string("name", name);
+            b.finish()
+        };
+        assert_eq!(surplus(&[index("meta_1_ts_1"), index("a")], &[index("a"), index("b")]), ["meta_1_ts_1"]);
+    }
 }

@@ -6,7 +6,11 @@ use bson::{Bson, Document, doc};
 use prexor_format::{manifest::CollectionType, mongodump::BUCKETS_PREFIX};
 use prexor_proto::facts;
 
-use super::{MongoConfig, Server, catalog};
+use super::{
+    MongoConfig, Server, catalog,
+    privileges::{self, Need},
+    space::Disk,
+};
 use crate::source::{Inspection, SourceError};
 
 /// See [`crate::source::Source::inspect`].
@@ -37,6 +41,17 @@ async fn look(server: &Server, facts: &mut BTreeMap<String, String>) -> Result<(
     let stats = stats(server).await?;
     tell(facts::DOCUMENTS, stats.documents.to_string());
     tell(facts::BYTES, stats.bytes.to_string());
+    if let Some(room) = Disk::of(server).await?.room() {
+        tell(facts::ROOM_BYTES, room.to_string());
+    }
+    let missing = privileges::missing(server).await?;
+    let (helpful, needed): (Vec<_>, Vec<_>) = missing.iter().cloned().partition(|m| m.need == Need::Helpful);
+    for (fact, which) in [(facts::MISSING_PRIVILEGES, needed), (facts::HELPFUL_PRIVILEGES, helpful)] {
+        if let Some(all) = privileges::listed(&which) {
+            tell(fact, all);
+        }
+    }
+    privileges::demand_of(server, &missing, Need::Capture)?;
     // One document of each kind shows whether the account may read it.
     for kind in [CollectionType::Collection, CollectionType::Timeseries] {
         if let Some((name, _)) = catalog.live.iter().find(|(_, n)| n.kind == kind) {
@@ -65,7 +80,7 @@ pub(super) async fn stats(server: &Server) -> Result<Stats, SourceError> {
     Ok(Stats { documents: number(&reply, "objects"), bytes: number(&reply, "dataSize") })
 }
 
-fn number(reply: &Document, key: &str) -> u64 {
+pub(super) fn number(reply: &Document, key: &str) -> u64 {
     let n = match reply.get(key) {
         Some(Bson::Int32(n)) => i64::from(*n),
         Some(Bson::Int64(n)) => *n,

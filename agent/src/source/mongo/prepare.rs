@@ -1,5 +1,8 @@
 //! Brings a dump beside the live collections, under temporary names, and proves it equal to the manifest.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use prexor_format::{
     digest::Order,
     manifest::CollectionType,
@@ -11,13 +14,24 @@ use super::{
     MongoConfig, Server, catalog,
     check::{Scan, differences},
     define,
+    insert::Room,
+    members::{self, patiently},
+    privileges::{self, Need},
+    space::Disk,
     staged::{self, Definition},
     swap,
     temporary::Names,
+    underway,
 };
 use crate::{restore_unit::RestoreUnit, source::SourceError};
 
 const NOTE: &str = "mongo-prepared";
+
+/// Collections up to this many bytes are loaded several at a time: their time goes into waiting for the disk.
+const SMALL: u64 = 4 << 20;
+
+/// How many of them at a time. A bigger one is loaded meanwhile.
+const SMALL_AT_ONCE: usize = 4;
 
 /// What is ready to become live.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -28,6 +42,7 @@ pub(super) struct Prepared {
 /// A collection under its temporary name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct PreparedCollection {
+    /// The name that it is going to have.
     pub(super) name: String,
     pub(super) staged: String,
     pub(super) uuid: String,
@@ -46,10 +61,13 @@ pub(super) async fn prepare(config: &MongoConfig, unit: &RestoreUnit) -> Result<
     // Files first: a damaged dump is found before the server is touched.
     let contents = staged::contents(unit, &config.database)?;
     unit.progress.set_subject("checking the staged dump");
-    staged::verify(unit, contents).await?;
-    let definitions = staged::definitions(unit, contents).await?;
+    staged::verify(unit, &contents).await?;
+    let definitions = staged::definitions(unit, &contents).await?;
 
     let server = Server::open(config).await?;
+    server.can_be_restored_onto()?;
+    privileges::demand(&server, Need::Restore).await?;
+    patiently(&server, || underway::end(&server)).await?;
     let names = Names::of(&unit.job_id);
     let there = catalog::list(&server).await?;
     if let Some(before) = prepared(unit)?
@@ -60,17 +78,18 @@ pub(super) async fn prepare(config: &MongoConfig, unit: &RestoreUnit) -> Result<
     for leftover in there.temporary.keys().filter(|n| names.owns(n)) {
         define::drop(&server, leftover).await?;
     }
-    unit.progress.set_total_bytes(contents.collections.iter().map(|c| c.bson_bytes).sum());
+    let bytes = definitions.iter().map(|d| d.entry.bson_bytes).sum();
+    Disk::of(&server).await?.has_room_for(bytes, &server)?;
+    unit.progress.set_total_bytes(bytes);
     // Time series and views cannot be renamed: they are made when the others are swapped.
     let renamed = definitions.iter().enumerate().filter(|(_, d)| d.entry.kind == CollectionType::Collection);
     let staged: Vec<_> = renamed.map(|(n, definition)| (definition, names.staged(n))).collect();
-    for (definition, staged) in &staged {
-        build(&server, definition, staged, unit).await?;
-    }
+    build_all(&server, &staged, unit).await?;
+    members::caught_up(&server, &unit.progress).await;
     let there = catalog::list(&server).await?;
     let mut collections = Vec::new();
     for (definition, staged) in staged {
-        let name = definition.entry.name.clone();
+        let name = definition.target.clone();
         let made = there.temporary.get(&staged);
         let (Some(made), Some(uuid)) = (made, made.and_then(|n| n.uuid.clone())) else {
             return Err(SourceError::Failed(format!(
@@ -84,11 +103,57 @@ pub(super) async fn prepare(config: &MongoConfig, unit: &RestoreUnit) -> Result<
     unit.save_note(NOTE, &Prepared { collections }).map_err(|e| swap::note_failed(&e))
 }
 
-async fn build(server: &Server, definition: &Definition, staged: &str, unit: &RestoreUnit) -> Result<(), SourceError> {
+/// The small ones beside the big ones, the biggest first.
+async fn build_all(server: &Server, staged: &[(&Definition, String)], unit: &RestoreUnit) -> Result<(), SourceError> {
+    let room = Room::default();
+    let (small, mut big): (Vec<_>, Vec<_>) = staged.iter().partition(|(d, _)| d.entry.bson_bytes <= SMALL);
+    big.sort_by_key(|(d, _)| std::cmp::Reverse(d.entry.bson_bytes));
+    futures::try_join!(lane(server, big, 1, &room, unit), lane(server, small, SMALL_AT_ONCE, &room, unit)).map(drop)
+}
+
+async fn lane(
+    server: &Server,
+    all: Vec<&(&Definition, String)>,
+    at_once: usize,
+    room: &Room,
+    unit: &RestoreUnit,
+) -> Result<(), SourceError> {
+    let builds: Vec<_> = all.into_iter().map(|(d, staged)| build(server, d, staged, room, unit)).collect();
+    stream::iter(builds).buffer_unordered(at_once).try_collect().await
+}
+
+async fn build(
+    server: &Server,
+    definition: &Definition,
+    staged: &str,
+    room: &Room,
+    unit: &RestoreUnit,
+) -> Result<(), SourceError> {
+    let again = AtomicBool::new(false);
+    // A batch may have arrived whose answer did not, so another attempt begins anew.
+    patiently(server, || async {
+        if again.swap(true, Ordering::Relaxed) {
+            underway::end_on(server, staged).await?;
+            if catalog::list(server).await?.temporary.contains_key(staged) {
+                define::drop(server, staged).await?;
+            }
+        }
+        build_once(server, definition, staged, room, unit).await
+    })
+    .await
+}
+
+async fn build_once(
+    server: &Server,
+    definition: &Definition,
+    staged: &str,
+    room: &Room,
+    unit: &RestoreUnit,
+) -> Result<(), SourceError> {
     let (name, metadata) = (&definition.entry.name, &definition.metadata);
     unit.progress.set_subject(name);
     define::create(server, staged, &metadata.options).await?;
-    staged::load(server, definition, staged, &unit.progress).await?;
+    staged::load(server, definition, staged, room, &unit.progress).await?;
     define::create_indexes(server, staged, &metadata.options, &metadata.indexes).await?;
     let order = definition.entry.content.map_or(Order::Multiset, |c| c.order);
     let found = Scan::of(server, staged, order, Vec::new(), 0).await.map_err(|e| e.explain(server, "read it back"))?;

@@ -8,13 +8,24 @@ use prexor_format::{manifest::CollectionType, mongodump::BUCKETS_PREFIX};
 
 use super::{
     Server, catalog, define,
+    members::patiently,
     swap::{self, Installed, Kept, Plan},
     temporary::Names,
+    underway,
 };
 use crate::{restore_unit::RestoreUnit, source::SourceError};
 
 /// See [`crate::source::Source::revert`].
 pub(super) async fn revert(server: &Server, unit: &RestoreUnit) -> Result<(), SourceError> {
+    server.accept_absent_members();
+    patiently(server, || async {
+        underway::end(server).await?;
+        bring_back(server, unit).await
+    })
+    .await
+}
+
+async fn bring_back(server: &Server, unit: &RestoreUnit) -> Result<(), SourceError> {
     let mut lost = Vec::new();
     if let Some(plan) = swap::load_plan(unit)? {
         remove_new(server, &plan).await?;
@@ -109,9 +120,9 @@ async fn load_back(server: &Server, plan: &Plan) -> Result<(), SourceError> {
             let (name, options) = (&keep.name, decode(options)?);
             let indexes = indexes.iter().map(|i| decode(i)).collect::<Result<Vec<_>, _>>()?;
             swap::drop_time_series(server, name, &there).await?;
-            define::create(server, name, &options).await?;
-            swap::copy(server, kept, &format!("{BUCKETS_PREFIX}{name}")).await?;
-            define::create_indexes(server, name, &options, &indexes).await?;
+            let buckets = format!("{BUCKETS_PREFIX}{name}");
+            let load = swap::copy(server, kept, &buckets);
+            define::create_time_series(server, name, &options, &indexes, load).await?;
             define::set_expiries(server, name, &options, &indexes).await?;
         }
         if there.temporary.contains_key(kept) {

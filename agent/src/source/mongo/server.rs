@@ -1,6 +1,9 @@
 //! One connection to the server: commands and cursors as bytes, and errors in words.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use mongodb::{
@@ -11,11 +14,17 @@ use mongodb::{
 };
 use prexor_format::bson::DocBuilder;
 
-use super::MongoConfig;
+use super::{MongoConfig, members};
 use crate::source::SourceError;
 
 /// How long a server may take to answer at all. Both ends are in one data centre, most often on one host.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(5);
+
+/// By which our sessions are known.
+pub(super) const APP_NAME: &str = "prexor-agent";
+
+/// See [`Server::can_be_restored_onto`].
+const OLDEST_RESTORED_ONTO: (u32, u32) = (5, 1);
 
 /// How long a majority may take to have a write (law L18); without a limit a missing member hangs us for ever.
 const MAJORITY_WITHIN_MS: i32 = 60_000;
@@ -27,6 +36,8 @@ pub(super) const QUERY_PLAN_KILLED: i32 = 175;
 const UNAUTHORIZED: i32 = 13;
 const AUTHENTICATION_FAILED: i32 = 18;
 const OUT_OF_DISK_SPACE: i32 = 14031;
+/// `WriteConcernFailed`, `UnsatisfiableWriteConcern`: written, and the majority has not confirmed it.
+const NOT_CONFIRMED: [i32; 2] = [64, 100];
 
 /// The configured database on a server that answers.
 #[derive(Debug)]
@@ -39,6 +50,8 @@ pub(super) struct Server {
     pub(super) version: String,
     /// Absent on a standalone.
     pub(super) replica_set: Option<String>,
+    /// See [`Self::accept_absent_members`].
+    accepts_absent: AtomicBool,
 }
 
 impl Server {
@@ -51,10 +64,11 @@ impl Server {
         let mut options = ClientOptions::parse(&config.uri).await.map_err(|e| bad_uri(&e))?;
         options.server_selection_timeout = Some(REACHABLE_WITHIN);
         options.connect_timeout = Some(REACHABLE_WITHIN);
-        options.app_name = Some("prexor-agent".to_owned());
+        options.app_name = Some(APP_NAME.to_owned());
         let place = options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let client = Client::with_options(options).map_err(|e| bad_uri(&e))?;
-        let mut server = Self { db: client.database(name), client, place, version: String::new(), replica_set: None };
+        let (db, version, accepts_absent) = (client.database(name), String::new(), AtomicBool::new(false));
+        let mut server = Self { db, client, place, version, replica_set: None, accepts_absent };
         let hello = server.ask(doc! { "hello": 1 }).await?;
         if hello.get_str("msg").is_ok_and(|m| m == "isdbgrid") {
             return Err(SourceError::Failed(format!(
@@ -75,6 +89,19 @@ impl Server {
     /// `database prexorcloud on 127.0.0.1:27017`
     pub(super) fn target(&self) -> String {
         format!("database {} on {}", self.database(), self.place)
+    }
+
+    /// Whether collections can be swapped on it: before 5.1 an index cannot get its expiry by `collMod`, and so not at
+    /// the swap (law L17).
+    pub(super) fn can_be_restored_onto(&self) -> Result<(), SourceError> {
+        let mut parts = self.version.split('.').map_while(|p| p.parse::<u32>().ok());
+        match (parts.next(), parts.next()) {
+            (Some(major), Some(minor)) if (major, minor) < OLDEST_RESTORED_ONTO => Err(SourceError::Invalid(format!(
+                "MongoDB at {} is {}: a restore needs 6.0 or newer",
+                self.place, self.version
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Runs a command that reads.
@@ -98,13 +125,34 @@ impl Server {
         self.write_to(&self.client.database("admin"), command, doing).await
     }
 
+    /// From now on what the primary has written counts, also when the majority does not confirm it in time: for the way
+    /// back, which must not end because a member is down.
+    pub(super) fn accept_absent_members(&self) {
+        self.accepts_absent.store(true, Ordering::Relaxed);
+    }
+
     async fn write_to(&self, db: &Database, mut command: DocBuilder, doing: &str) -> Result<(), SourceError> {
+        let accepts = self.accepts_absent.load(Ordering::Relaxed);
         let mut concern = DocBuilder::new();
-        concern.string("w", "majority").int32("wtimeout", MAJORITY_WITHIN_MS);
+        let within = if accepts { MAJORITY_WITHIN_MS / 60 } else { MAJORITY_WITHIN_MS };
+        concern.string("w", "majority").int32("wtimeout", within);
         command.document("writeConcern", &concern.finish());
         let reply = db.run_raw_command(raw(command.finish())?).await.map_err(|e| self.explain(&e, doing))?;
         match refusal(&reply) {
             None => Ok(()),
+            Some((code, _)) if NOT_CONFIRMED.contains(&code) => {
+                let members = members::absent(self).await;
+                if accepts {
+                    tracing::warn!(doing, members, "written by the primary, not confirmed by a majority");
+                    return Ok(());
+                }
+                Err(SourceError::Failed(format!(
+                    "{}: to {doing} was not confirmed by a majority of the replica set within {} seconds ({members}): \
+                     bring its members back",
+                    self.target(),
+                    within / 1000
+                )))
+            }
             Some((code, message)) => Err(self.by_code(code, &message, doing)),
         }
     }

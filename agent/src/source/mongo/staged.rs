@@ -9,12 +9,15 @@ use std::{
 
 use prexor_format::{
     bson::DocumentReader,
-    gzip,
     manifest::{Collection, Contents, MongoContents},
-    mongodump::{Metadata, verify_dump},
+    mongodump::{Metadata, as_created, file_stem, plain, verify_dump},
 };
 
-use super::{Server, drain::panicked, insert::insert};
+use super::{
+    Server,
+    drain::panicked,
+    insert::{Room, insert},
+};
 use crate::{restore_unit::RestoreUnit, sink::Progress, source::SourceError};
 
 /// Bytes read from disk, and from gzip, at once.
@@ -24,23 +27,39 @@ const BUFFER: usize = 256 << 10;
 #[derive(Debug, Clone)]
 pub(super) struct Definition {
     pub(super) entry: Collection,
+    /// As it is to be made on this server.
     pub(super) metadata: Metadata,
+    /// The name that it is going to have.
+    pub(super) target: String,
     /// Where the data lie on this host.
     pub(super) data: Option<PathBuf>,
 }
 
-/// The unit's contents, when they are a dump of this database.
-pub(super) fn contents<'u>(unit: &'u RestoreUnit, database: &str) -> Result<&'u MongoContents, SourceError> {
-    let Contents::Mongo(contents) = &unit.artifact.contents else {
+/// What of the unit's contents is restored, when it is a dump of this database.
+pub(super) fn contents(unit: &RestoreUnit, database: &str) -> Result<MongoContents, SourceError> {
+    let Contents::Mongo(dump) = &unit.artifact.contents else {
         return Err(SourceError::Invalid(format!("artifact {} is no MongoDB dump", unit.artifact.id)));
     };
-    match contents.collections.iter().find(|c| c.database != database) {
+    let selected = &unit.selection.namespaces;
+    if let Some(problem) = selected.problems(dump).first() {
+        return Err(SourceError::Invalid(problem.clone()));
+    }
+    let collections: Vec<_> = selected.of(dump).cloned().collect();
+    match collections.iter().find(|c| c.database != database) {
         Some(other) => Err(SourceError::Invalid(format!(
             "the backup holds database {}, this agent is configured for {database}: set database.database in \
              controller.yml or mongo.database in the agent's config",
             other.database
         ))),
-        None => Ok(contents),
+        None => Ok(MongoContents { collections, ..dump.clone() }),
+    }
+}
+
+/// Whether a live namespace gives way to what is restored.
+pub(super) fn gives_way(unit: &RestoreUnit, database: &str, name: &str) -> bool {
+    match &unit.artifact.contents {
+        Contents::Mongo(dump) => unit.selection.namespaces.replaces(dump, database, name),
+        Contents::Valkey(_) | Contents::Filesystem(_) => false,
     }
 }
 
@@ -71,9 +90,12 @@ pub(super) async fn definitions(unit: &RestoreUnit, contents: &MongoContents) ->
             open(&unit.staged_path(&entry.metadata_path))
                 .and_then(|mut f| f.read_to_end(&mut json))
                 .map_err(|e| unreadable(&entry.metadata_path, &e))?;
-            let metadata = Metadata::from_json(&json, "").map_err(|e| unreadable(&entry.metadata_path, &e))?;
+            let metadata = Metadata::from_json(&json, &file_stem(&entry.name))
+                .map_err(|e| unreadable(&entry.metadata_path, &e))?;
+            let metadata = as_created(&metadata).map_err(|e| unreadable(&entry.metadata_path, &e))?;
             let data = entry.data_path.as_ref().map(|p| unit.staged_path(p));
-            Ok(Definition { entry, metadata, data })
+            let (_, target) = unit.selection.namespaces.target(&entry.database, &entry.name);
+            Ok(Definition { entry, metadata, target, data })
         };
         collections.into_iter().map(one).collect()
     };
@@ -85,11 +107,12 @@ pub(super) async fn load(
     server: &Server,
     definition: &Definition,
     target: &str,
+    room: &Room,
     progress: &Arc<Progress>,
 ) -> Result<(), SourceError> {
     let Some(path) = definition.data.clone() else { return Ok(()) };
     let name = definition.entry.name.clone();
-    insert(server, target, definition.metadata.is_capped(), progress, |mut batcher| async move {
+    insert(server, target, definition.metadata.is_capped(), room, progress, |mut batcher| async move {
         let read = move || {
             let mut documents = DocumentReader::new(open(&path).map_err(|e| unreadable(&name, &e))?);
             while let Some((document, walked)) = documents.read().map_err(|e| unreadable(&name, &e))? {
@@ -105,7 +128,7 @@ pub(super) async fn load(
 /// A staged file's content, uncompressed.
 pub(super) fn open(path: &Path) -> std::io::Result<impl std::io::Read + use<>> {
     let stored = BufReader::with_capacity(BUFFER, File::open(path)?);
-    Ok(BufReader::with_capacity(BUFFER, gzip::reader(stored)))
+    Ok(plain(&path.to_string_lossy(), stored))
 }
 
 fn unreadable(what: &str, error: &dyn std::fmt::Display) -> SourceError {

@@ -12,13 +12,15 @@ use serde::{Deserialize, Serialize};
 use super::{
     Server,
     catalog::{self, Catalog},
-    check::{Scan, differences},
+    check::{Adder, Scan, differences},
     define,
     drain::drain,
-    insert::insert,
+    insert::{Room, insert},
+    members::patiently,
     prepare,
     staged::{self, Definition},
     temporary::Names,
+    underway,
 };
 use crate::{restore_unit::RestoreUnit, sink::Progress, source::SourceError};
 
@@ -92,11 +94,21 @@ pub(super) async fn swap(server: &Server, unit: &RestoreUnit) -> Result<(), Sour
         return Ok(());
     }
     let contents = staged::contents(unit, server.database())?;
-    let definitions = staged::definitions(unit, contents).await?;
+    let definitions = staged::definitions(unit, &contents).await?;
+    patiently(server, || async {
+        underway::end(server).await?;
+        exchange(server, unit, &definitions).await
+    })
+    .await?;
+    unit.save_note(DONE, &true).map_err(|e| note_failed(&e))
+}
+
+/// Goes on from wherever an earlier attempt stopped.
+async fn exchange(server: &Server, unit: &RestoreUnit, definitions: &[Definition]) -> Result<(), SourceError> {
     let plan = match load_plan(unit)? {
         Some(plan) => plan,
         None => {
-            let plan = decide(server, unit, &definitions).await?;
+            let plan = decide(server, unit, definitions).await?;
             unit.save_note(PLAN, &plan).map_err(|e| note_failed(&e))?;
             plan
         }
@@ -104,18 +116,18 @@ pub(super) async fn swap(server: &Server, unit: &RestoreUnit) -> Result<(), Sour
     copy_time_series(server, &plan, &unit.progress).await?;
     drop_views(server, &plan).await?;
     rename_collections(server, &plan).await?;
-    load_time_series(server, &plan, &definitions, unit).await?;
-    for definition in &definitions {
+    load_time_series(server, &plan, definitions, unit).await?;
+    for definition in definitions {
         if definition.entry.kind == CollectionType::View {
-            create_view(server, &definition.entry.name, &definition.metadata.options).await?;
+            create_view(server, &definition.target, &definition.metadata.options).await?;
         }
     }
     // Last, so that nothing expires while the exchange may still be taken back.
-    for definition in &definitions {
+    for definition in definitions {
         let metadata = &definition.metadata;
-        define::set_expiries(server, &definition.entry.name, &metadata.options, &metadata.indexes).await?;
+        define::set_expiries(server, &definition.target, &metadata.options, &metadata.indexes).await?;
     }
-    unit.save_note(DONE, &true).map_err(|e| note_failed(&e))
+    Ok(())
 }
 
 async fn decide(server: &Server, unit: &RestoreUnit, definitions: &[Definition]) -> Result<Plan, SourceError> {
@@ -123,7 +135,9 @@ async fn decide(server: &Server, unit: &RestoreUnit, definitions: &[Definition])
         .ok_or_else(|| SourceError::Failed("nothing is prepared to be swapped in: prepare comes first".to_owned()))?;
     let names = Names::of(&unit.job_id);
     let mut keep = Vec::new();
-    for (n, (name, namespace)) in catalog::list(server).await?.live.iter().enumerate() {
+    let live = catalog::list(server).await?.live;
+    let going = live.iter().filter(|(name, _)| staged::gives_way(unit, server.database(), name));
+    for (n, (name, namespace)) in going.enumerate() {
         let uuid =
             || namespace.uuid.clone().ok_or_else(|| SourceError::Failed(format!("the server tells no UUID of {name}")));
         let kept = names.kept(n);
@@ -150,7 +164,7 @@ async fn decide(server: &Server, unit: &RestoreUnit, definitions: &[Definition])
             CollectionType::Timeseries => Installed::Timeseries,
             CollectionType::View => Installed::View,
         };
-        Some(Install { name: d.entry.name.clone(), how })
+        Some(Install { name: d.target.clone(), how })
     });
     Ok(Plan { keep, install: renamed.chain(made).collect() })
 }
@@ -174,27 +188,32 @@ async fn copy_time_series(server: &Server, plan: &Plan, progress: &Progress) -> 
     Ok(())
 }
 
-/// Copies all documents and proves that they are the same.
+/// Copies all documents and proves that they arrived as they were read. The original is read once: of a live time
+/// series buckets may expire meanwhile.
 pub(super) async fn copy(server: &Server, from: &str, to: &str) -> Result<(), SourceError> {
     let doing = format!("copy {from} to {to}");
     // Progress counts what comes from the backup; this does not.
     let aside = Progress::default();
-    insert(server, to, false, &aside, |mut batcher| async {
+    let mut read = None;
+    insert(server, to, false, &Room::default(), &aside, |mut batcher| async {
         let copied = drain(server, from, move |batches| {
-            batches.for_each(|document, walked| batcher.add(document, walked))?;
-            batcher.finish()
+            let mut adder = Adder::new(Order::Multiset, Vec::new(), 0);
+            batches.for_each(|document, walked| {
+                adder.add(document);
+                batcher.add(document, walked)
+            })?;
+            batcher.finish()?;
+            Ok(adder.finish().all)
         });
-        copied.await.map_err(|e| e.explain(server, &doing))
+        read = Some(copied.await.map_err(|e| e.explain(server, &doing))?);
+        Ok(())
     })
     .await?;
-    let mut sums = Vec::new();
-    for collection in [from, to] {
-        let scan = Scan::of(server, collection, Order::Multiset, Vec::new(), 0).await;
-        sums.push(scan.map_err(|e| e.explain(server, &doing))?.all);
-    }
-    match sums[0] == sums[1] {
+    let scan = Scan::of(server, to, Order::Multiset, Vec::new(), 0).await;
+    let arrived = scan.map_err(|e| e.explain(server, &doing))?.all;
+    match read == Some(arrived) {
         true => Ok(()),
-        false => Err(SourceError::Failed(format!("{from} changed while it was copied: stop what writes to it"))),
+        false => Err(SourceError::Failed(format!("{to} is not what was read from {from}: somebody writes to it"))),
     }
 }
 
@@ -246,7 +265,7 @@ async fn load_time_series(
 ) -> Result<(), SourceError> {
     let mut loaded: BTreeSet<String> = unit.load_note(LOADED).map_err(|e| note_failed(&e))?.unwrap_or_default();
     for install in plan.install.iter().filter(|i| matches!(i.how, Installed::Timeseries)) {
-        let Some(definition) = definitions.iter().find(|d| d.entry.name == install.name) else { continue };
+        let Some(definition) = definitions.iter().find(|d| d.target == install.name) else { continue };
         if loaded.contains(&install.name) {
             continue;
         }
@@ -255,9 +274,9 @@ async fn load_time_series(
         let buckets = format!("{BUCKETS_PREFIX}{name}");
         // One that is there is our own, from a swap that was cut short: the old one was dropped above.
         drop_time_series(server, name, &catalog::list(server).await?).await?;
-        define::create(server, name, &metadata.options).await?;
-        staged::load(server, definition, &buckets, &unit.progress).await?;
-        define::create_indexes(server, name, &metadata.options, &metadata.indexes).await?;
+        let room = Room::default();
+        let load = staged::load(server, definition, &buckets, &room, &unit.progress);
+        define::create_time_series(server, name, &metadata.options, &metadata.indexes, load).await?;
         let scan = Scan::of(server, &buckets, Order::Multiset, Vec::new(), 0).await;
         let found = scan.map_err(|e| e.explain(server, &format!("read {name} back")))?.all;
         if let Some(what) = differences(&definition.entry, &found) {
@@ -292,8 +311,12 @@ pub(super) async fn commit(server: &Server, unit: &RestoreUnit) -> Result<(), So
         return Err(SourceError::Failed("the swap is not finished: swap again, or revert".to_owned()));
     }
     let names = Names::of(&unit.job_id);
-    for old in catalog::list(server).await?.temporary.keys().filter(|n| names.owns(n)) {
-        define::drop(server, old).await?;
-    }
-    Ok(())
+    server.accept_absent_members();
+    patiently(server, || async {
+        for old in catalog::list(server).await?.temporary.keys().filter(|n| names.owns(n)) {
+            define::drop(server, old).await?;
+        }
+        Ok(())
+    })
+    .await
 }
