@@ -181,7 +181,7 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
     for artifact in &selected {
         match place(artifact, nodes) {
             Ok(node) => {
-                refusals.extend(laws::of_the_artifact(artifact, node));
+                refusals.extend(laws::of_the_artifact(artifact, node, selection));
                 placed.push((*artifact, node));
             }
             Err(refused) => refusals.push(refused),

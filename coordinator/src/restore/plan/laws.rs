@@ -74,12 +74,24 @@ pub(super) fn of_the_selection(selection: &Selection, scope: &[ArtifactKind], se
 }
 
 /// L3 and L19: whether this artifact may go onto this node.
-pub(super) fn of_the_artifact(artifact: &Artifact, node: &NodeFacts) -> Vec<Refusal> {
+pub(super) fn of_the_artifact(artifact: &Artifact, node: &NodeFacts, selection: &Selection) -> Vec<Refusal> {
     let live = |name| source(node, artifact.kind)?.facts.get(name).map(String::as_str);
     let mut out = Vec::new();
     match &artifact.contents {
         Contents::Mongo(m) => {
+            out.extend(selection.namespaces.problems(m).into_iter().map(|what| refusal("", what)));
+            out.extend(live(facts::MISSING_PRIVILEGES).map(|missing| {
+                let message = format!(
+                    "the agent's account on {} lacks privileges for a restore: {missing}; README.md tells which role \
+                     it needs",
+                    node.name
+                );
+                refusal("", message)
+            }));
+            let bson = selection.namespaces.of(m).map(|c| c.bson_bytes).sum();
+            out.extend(no_room(bson, live(facts::ROOM_BYTES), node));
             out.extend(older("MongoDB", &m.server_version, live(facts::SERVER_VERSION)));
+            out.extend(live(facts::SERVER_VERSION).and_then(|version| too_old_for_ttl(version, node)));
             let compatibility = m.feature_compatibility_version.as_deref();
             let live = live(facts::FEATURE_COMPATIBILITY_VERSION);
             out.extend(compatibility.and_then(|v| older("featureCompatibilityVersion", v, live)));
@@ -201,6 +213,27 @@ fn version_differs(was: Option<&Controller>, is: Option<&Controller>, node: &Nod
 fn differs(law: &str, what: &str, was: Option<&str>, is: Option<&str>, why: &str) -> Option<Refusal> {
     let (was, is) = (was?, is?);
     (was != is).then(|| refusal(law, format!("{why} ({what} in the backup: {was}, now: {is})")))
+}
+
+/// A restore loads beside the live data.
+fn no_room(bson: u64, room: Option<&str>, node: &NodeFacts) -> Option<Refusal> {
+    let room: u64 = room?.parse().ok()?;
+    (room < bson).then(|| {
+        let message = format!(
+            "{} of documents are loaded beside the live ones, and the disk of MongoDB on {} has room for about {}: make \
+             room, or restore collections one after the other with --ns",
+            bytes(bson),
+            node.name,
+            bytes(room)
+        );
+        refusal("", message)
+    })
+}
+
+/// L17: before 5.1 an index cannot get its expiry at the swap.
+fn too_old_for_ttl(version: &str, node: &NodeFacts) -> Option<Refusal> {
+    (major_minor(version)? < (5, 1))
+        .then(|| refusal("L17", format!("MongoDB on {} is {version}: a restore needs 6.0 or newer", node.name)))
 }
 
 /// L19: a server that is older than the one that was backed up.

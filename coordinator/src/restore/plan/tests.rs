@@ -215,7 +215,11 @@ fn older_servers_and_full_disks_are_refused() {
     let set = |kind: usize, fact: &'static str, value: &'static str| {
         move |n: &mut NodeFacts| drop(n.sources[kind].facts.insert(fact.into(), value.into()))
     };
-    assert_eq!(laws(&refused(&m, &everything(), set(0, facts::SERVER_VERSION, "5.0.9"))), ["L19"]);
+    assert_eq!(laws(&refused(&m, &everything(), set(0, facts::SERVER_VERSION, "5.0.9"))), ["L19", "L17"]);
+    assert_eq!(laws(&refused(&m, &everything(), set(0, facts::ROOM_BYTES, "1000000"))), [""]);
+    assert_eq!(laws(&refused(&m, &everything(), set(0, facts::ROOM_BYTES, "4000000"))), [] as [&str; 0]);
+    let lacking = refused(&m, &everything(), set(0, facts::MISSING_PRIVILEGES, "insert on prexorcloud.*"));
+    assert!(lacking.refusals[0].message.contains("insert on prexorcloud.*"), "{:?}", lacking.refusals);
     assert_eq!(laws(&refused(&m, &everything(), set(0, facts::FEATURE_COMPATIBILITY_VERSION, "5.0"))), ["L19"]);
     assert_eq!(laws(&refused(&m, &everything(), set(1, facts::SERVER_NAME, "redis"))), [] as [&str; 0]);
     let redis7 = |n: &mut NodeFacts| {
@@ -273,6 +277,11 @@ fn a_part_leaves_the_other_kinds_alone_and_says_what_it_takes() {
 
     let nothing = plan(&m, &[node()], &Options { scope: vec![], selection: part("mod_chat_*") });
     assert!(nothing.refusals[0].message.contains("no collection of mongo is selected"), "{:?}", nothing.refusals);
+    let mut renamed = part("*");
+    let to_one = |from: &str| prexor_format::selection::Rename { from: from.into(), to: "one".into() };
+    renamed.namespaces.rename = vec![to_one("users"), to_one("audit_log")];
+    let colliding = plan(&m, &[node()], &Options { scope: vec![], selection: renamed });
+    assert!(colliding.refusals[0].message.contains("both become prexorcloud.one"), "{:?}", colliding.refusals);
     let both = Options { scope: vec![ArtifactKind::Mongo, ArtifactKind::Valkey], selection: part("users") };
     assert!(plan(&m, &[node()], &both).refusals[0].message.contains("leave valkey out"));
 }
