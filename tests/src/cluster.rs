@@ -133,7 +133,7 @@ impl Cluster {
     }
 
     async fn enrolled(with_valkey: bool) -> Self {
-        let mongod = Mongod::builder().replica_set().auth().start().await;
+        let mongod = Mongod::builder().auth().arg("--setParameter").arg("enableTestCommands=1").start().await;
         let valkey = if with_valkey {
             Some(Valkey::builder().append_only().password("valkey-secret").start().await)
         } else {

@@ -7,5 +7,6 @@ pub mod capture;
 pub mod cluster;
 pub mod dataset;
 pub mod equality;
+pub mod mongo;
 pub mod resp;
 pub mod servers;

@@ -3,8 +3,10 @@
 //! They are ended by pid when dropped, and by the kernel when the test process dies without dropping them. Failures
 //! panic with the end of the server's log: these are test fixtures.
 
+mod disk;
 mod mongod;
 mod process;
+mod replica_set;
 mod valkey;
 
 use std::{
@@ -16,8 +18,10 @@ use std::{
 };
 
 pub use self::{
+    disk::SmallDisk,
     mongod::{MONGO_PASSWORD, MONGO_USER, Mongod, MongodBuilder, create_root_user, initiate_replica_set, mongo_uri},
     process::{free_port, kill_now, spawn},
+    replica_set::ReplicaSet,
     valkey::{Valkey, ValkeyBuilder},
 };
 

@@ -1,13 +1,24 @@
 //! The tools and calls that the product is compared with.
 
-use std::process::{Command, Stdio};
+use std::{
+    io::Read as _,
+    path::Path,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use anyhow::{Context, Result, bail};
 use futures::StreamExt as _;
 use mongodb::{
-    Client,
-    bson::{Document, doc},
+    Client, Database,
+    bson::{Document, RawDocumentBuf, doc},
     options::{ClientOptions, Hint},
+};
+use prexor_format::{
+    bson::DocBuilder,
+    gzip,
+    manifest::{CollectionType, MongoContents},
+    mongodump::{Metadata, without_expiry},
 };
 
 use crate::resp::Resp;
@@ -45,6 +56,94 @@ pub(super) async fn drain(uri: &str, database: &str) -> Result<u64> {
         }
     }
     Ok(bytes)
+}
+
+/// The documents and indexes of a dump, as commands that only have to be sent.
+pub(super) struct Bare {
+    collections: Vec<BareCollection>,
+}
+
+struct BareCollection {
+    create: Document,
+    indexes: Option<Document>,
+    capped: bool,
+    inserts: Vec<RawDocumentBuf>,
+}
+
+impl Bare {
+    /// Reads a dump of ours into memory.
+    pub(super) fn of(dump: &MongoContents, backup: &Path) -> Result<Self> {
+        let read = |path: &str| -> Result<Vec<u8>> {
+            let mut bytes = Vec::new();
+            gzip::reader(std::io::BufReader::new(std::fs::File::open(backup.join(path))?)).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let mut collections = Vec::new();
+        for c in dump.collections.iter().filter(|c| c.kind == CollectionType::Collection) {
+            let metadata = Metadata::from_json(&read(&c.metadata_path)?, "")?;
+            let mut create = doc! { "create": &c.name };
+            let (options, _) = without_expiry(&metadata.options)?;
+            create.extend(Document::from_reader(&options[..])?);
+            let mut specs = Vec::new();
+            for index in &metadata.indexes {
+                let (plain, _) = without_expiry(index)?;
+                let spec = Document::from_reader(&plain[..])?;
+                specs.extend((!matches!(spec.get_str("name"), Ok("_id_"))).then_some(spec));
+            }
+            let indexes = (!specs.is_empty()).then(|| doc! { "createIndexes": &c.name, "indexes": specs });
+            let data = read(c.data_path.as_deref().context("a collection has data")?)?;
+            let inserts = inserts(&c.name, &data)?;
+            collections.push(BareCollection { create, indexes, capped: metadata.is_capped(), inserts });
+        }
+        Ok(Self { collections })
+    }
+
+    /// Sends everything to an empty database: batches with majority, two at a time, then the indexes in one pass.
+    pub(super) async fn load(&self, db: &Database) -> Result<()> {
+        for c in &self.collections {
+            db.run_command(c.create.clone()).await?;
+            let next = AtomicUsize::new(0);
+            let worker = || async {
+                while let Some(command) = c.inserts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let reply = db.run_raw_command(command.clone()).await?;
+                    anyhow::ensure!(!reply.contains_key("writeErrors"), "{reply:?}");
+                }
+                anyhow::Ok(())
+            };
+            if c.capped {
+                worker().await?
+            } else {
+                futures::try_join!(worker(), worker()).map(drop)?
+            }
+            if let Some(indexes) = &c.indexes {
+                db.run_command(indexes.clone()).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn inserts(name: &str, mut data: &[u8]) -> Result<Vec<RawDocumentBuf>> {
+    const BATCH: usize = 6 << 20;
+    let mut out = Vec::new();
+    while !data.is_empty() {
+        let mut command = DocBuilder::new();
+        let mut concern = DocBuilder::new();
+        concern.string("w", "majority");
+        command.string("insert", name).document("writeConcern", &concern.finish());
+        let mut list = command.open_array("documents");
+        while let Some(length) = data.first_chunk::<4>().map(|l| u32::from_le_bytes(*l) as usize) {
+            if list.items() > 0 && command.size() + length > BATCH || list.items() == 100_000 {
+                break;
+            }
+            let (document, rest) = data.split_at(length);
+            command.item(&mut list, document);
+            data = rest;
+        }
+        command.close(list);
+        out.push(RawDocumentBuf::from_bytes(command.finish())?);
+    }
+    Ok(out)
 }
 
 /// Has the server save, and waits for the end of it.

@@ -1,13 +1,21 @@
-//! MongoDB: capture against the driver's drain of the same collections over one connection.
+//! MongoDB: capture against the driver's drain of the same collections over one connection; restore against an inserter
+//! that only sends the same batches and builds the same indexes.
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use mongodb::bson::doc;
+use prexor_format::{
+    artifact::ArtifactKind,
+    manifest::{Contents, MANIFEST_FILE, Manifest},
+};
 
 use super::{Bench, data, floors};
 use crate::dataset::DATABASE;
 
 const SCOPE: &str = "mongo";
 const DRAIN: &str = "drain, one connection";
+const BARE: &str = "bare inserter and indexes";
+const RESTORE: &str = "restore";
+const COMPARED: &str = "restore less two drains";
 
 pub(super) async fn measure(bench: &mut Bench<'_>, mib: u32, seed: u64) -> Result<()> {
     let client = bench.cluster.mongod.client().await;
@@ -29,9 +37,22 @@ pub(super) async fn measure(bench: &mut Bench<'_>, mib: u32, seed: u64) -> Resul
             let gzip = floors::bash(gzip, &[&dir]).await?;
             bench.report.sizes(SCOPE, ours.trim().parse()?, gzip.trim().parse()?);
         }
-        bench.restore(SCOPE, "restore", &id).await?;
+        let manifest = std::fs::read(bench.cluster.backup_dir(&id).join(MANIFEST_FILE))?;
+        let manifest: Manifest = serde_json::from_slice(&manifest)?;
+        let artifact = manifest.artifact(ArtifactKind::Mongo, None).context("a dump")?;
+        let Contents::Mongo(dump) = &artifact.contents else { bail!("no dump") };
+        let bare = floors::Bare::of(dump, &bench.cluster.backup_dir(&id))?;
+        let beside = client.database("bare_inserter");
+        beside.drop().await?;
+        bench.floor(SCOPE, BARE, bare.load(&beside)).await?;
+        drop(bare);
+        beside.drop().await?;
+        bench.restore(SCOPE, RESTORE, &id).await?;
         bench.delete(&id);
     }
     bench.report.ratio(SCOPE, "capture", DRAIN, Some(2.0));
+    bench.report.ratio(SCOPE, RESTORE, BARE, None);
+    // What was restored is read back before the swap, and once more after it: comparing is no part of the goal.
+    bench.report.ratio_less(SCOPE, (RESTORE, COMPARED), (DRAIN, 2.0), BARE, Some(1.25));
     Ok(())
 }

@@ -93,6 +93,20 @@ impl Report {
         self.push(scope, (ours, floor), goal, values);
     }
 
+    /// The same of `ours` without so many times what `less` took, called `shown`.
+    pub(super) fn ratio_less(
+        &mut self,
+        scope: &'static str,
+        (ours, shown): (&'static str, &'static str),
+        (less, times): (&'static str, f64),
+        floor: &'static str,
+        goal: Option<f64>,
+    ) {
+        let turns = self.seconds(scope, ours).zip(self.seconds(scope, less)).zip(self.seconds(scope, floor));
+        let values = turns.map(|((o, l), f)| (o - times * l) / f).collect();
+        self.push(scope, (shown, floor), goal, values);
+    }
+
     fn push(
         &mut self,
         scope: &'static str,

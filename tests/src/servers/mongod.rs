@@ -1,6 +1,7 @@
 //! mongod: standalone, or a replica set of one member with or without authentication.
 
 use std::{
+    ffi::OsString,
     fs,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
@@ -16,24 +17,38 @@ use mongodb::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::{PATIENCE, binaries, process, wait_for, wait_until};
+use super::{PATIENCE, SmallDisk, binaries, process, wait_for, wait_until};
 
 /// The user that a server with authentication knows; it has the role `root`.
 pub const MONGO_USER: &str = "prexor";
 /// Its password, with characters that must be escaped in a URI.
 pub const MONGO_PASSWORD: &str = "s3cret/p@ss:w%rd";
 
-const SET: &str = "rs0";
+pub(super) const SET: &str = "rs0";
 
 /// What to start.
 #[derive(Debug, Clone, Default)]
 pub struct MongodBuilder {
     replica_set: bool,
     auth: bool,
+    member: bool,
+    disk: Option<(PathBuf, Vec<String>)>,
     args: Vec<String>,
 }
 
 impl MongodBuilder {
+    /// One of several members of a replica set, which somebody else initiates.
+    pub(super) fn member(mut self) -> Self {
+        self.member = true;
+        self.replica_set()
+    }
+
+    /// Keeps its data on this disk.
+    pub fn disk(mut self, disk: &SmallDisk) -> Self {
+        self.disk = Some((disk.dir(), disk.enter()));
+        self
+    }
+
     /// A replica set of one member, so that snapshot reads and an oplog are there.
     pub fn replica_set(mut self) -> Self {
         self.replica_set = true;
@@ -65,6 +80,9 @@ impl MongodBuilder {
         fs::set_permissions(&key, fs::Permissions::from_mode(0o400)).expect("mongod insists on a private key file");
         let mut server = Mongod { port: process::free_port(), dir, spec: self, child: None };
         server.launch().await;
+        if server.spec.member {
+            return server;
+        }
         if server.spec.replica_set {
             initiate_replica_set(server.port).await;
         }
@@ -124,7 +142,7 @@ impl Mongod {
 
     /// Where it keeps its data.
     pub fn dbpath(&self) -> PathBuf {
-        self.dir.path().join("db")
+        self.spec.disk.as_ref().map_or_else(|| self.dir.path().join("db"), |(dir, _)| dir.clone())
     }
 
     /// The server's pid, while it runs.
@@ -178,7 +196,10 @@ impl Mongod {
 
     /// Starts the process and waits until it listens.
     async fn launch(&mut self) {
-        let mut command = Command::new(&binaries().mongod);
+        let enter = self.spec.disk.as_ref().map_or(&[][..], |(_, enter)| enter);
+        let mut words = enter.iter().map(OsString::from).chain([binaries().mongod.clone().into()]);
+        let mut command = Command::new(words.next().expect("mongod is there"));
+        command.args(words);
         command.arg("--dbpath").arg(self.dbpath()).arg("--logpath").arg(self.path("mongod.log"));
         command.args(["--logappend", "--bind_ip", "127.0.0.1", "--port", &self.port.to_string()]);
         command.arg("--unixSocketPrefix").arg(self.dir.path());
@@ -205,6 +226,9 @@ impl Mongod {
     }
 
     async fn wait_ready(&self) {
+        if self.spec.member {
+            return;
+        }
         let client = direct(self.port).await;
         let what = format!("mongod on port {} to take writes", self.port);
         wait_until(&what, PATIENCE, async || is_primary(&client).await).await;
@@ -272,7 +296,7 @@ fn code(error: &mongodb::error::Error) -> Option<i32> {
 }
 
 /// A client that speaks to this one server, whatever set it is in, and without credentials.
-async fn direct(port: u16) -> Client {
+pub(super) async fn direct(port: u16) -> Client {
     let mut options =
         ClientOptions::parse(format!("mongodb://127.0.0.1:{port}/?directConnection=true")).await.expect("a plain URI");
     options.server_selection_timeout = Some(Duration::from_millis(500));
@@ -283,7 +307,7 @@ async fn hello(client: &Client) -> Option<Document> {
     client.database("admin").run_command(doc! { "hello": 1 }).await.ok()
 }
 
-async fn is_primary(client: &Client) -> bool {
+pub(super) async fn is_primary(client: &Client) -> bool {
     hello(client).await.is_some_and(|reply| reply.get_bool("isWritablePrimary").unwrap_or(false))
 }
 

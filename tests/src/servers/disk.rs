@@ -1,0 +1,83 @@
+//! A disk of few MiB that can be filled up: a file system in memory, in a mount namespace of its own, so that no
+//! privilege is needed and nothing is left when it goes.
+
+use std::{fs, path::PathBuf, process::Child, process::Command};
+
+use tempfile::TempDir;
+
+use super::{PATIENCE, process, wait_until};
+
+/// It is there until it is dropped.
+#[derive(Debug)]
+pub struct SmallDisk {
+    point: TempDir,
+    /// Keeps the namespace alive.
+    holder: Option<Child>,
+}
+
+impl SmallDisk {
+    /// An empty one.
+    ///
+    /// # Panics
+    /// When this system lets nobody make user namespaces.
+    pub async fn new(mib: u32) -> Self {
+        let point = tempfile::Builder::new().prefix("prexor-disk-").tempdir().expect("a temporary directory");
+        let script = "mount -t tmpfs -o size=\"$1\"m tmpfs \"$2\" && mkdir \"$2/data\" && exec sleep 86400";
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c", script, "disk", &mib.to_string()]).arg(point.path());
+        let log = tempfile::NamedTempFile::new().expect("a temporary file");
+        let holder = process::spawn(&mut command, log.path()).expect("unshare is there (util-linux)");
+        let disk = Self { point, holder: Some(holder) };
+        wait_until("a file system in memory", PATIENCE, async || disk.outside().join("data").is_dir()).await;
+        disk
+    }
+
+    /// Where it is, for processes that are [within](Self::enter).
+    pub(super) fn dir(&self) -> PathBuf {
+        self.point.path().join("data")
+    }
+
+    /// The words before a command that is to see it.
+    pub(super) fn enter(&self) -> Vec<String> {
+        let target = self.pid().to_string();
+        let words = ["nsenter", "--target", &target, "--user", "--preserve-credentials", "--mount", "--"];
+        words.map(str::to_owned).to_vec()
+    }
+
+    /// Fills it up to so many MiB that stay free; in the place of what filled it before.
+    ///
+    /// # Panics
+    /// When it has less.
+    pub fn leave_free(&self, mib: u64) {
+        let ballast = self.outside().join("ballast");
+        let _ = fs::remove_file(&ballast);
+        let free = rustix::fs::statvfs(self.outside()).map(|s| s.f_bavail * s.f_frsize).expect("it tells its size");
+        fs::write(&ballast, vec![0_u8; (free - (mib << 20)) as usize]).expect("room for the ballast");
+    }
+
+    /// Takes away what filled it.
+    ///
+    /// # Panics
+    /// When nothing did.
+    pub fn empty(&self) {
+        fs::remove_file(self.outside().join("ballast")).expect("it was filled");
+    }
+
+    /// As this process sees it.
+    fn outside(&self) -> PathBuf {
+        let point = self.point.path().strip_prefix("/").expect("a temporary directory is absolute");
+        PathBuf::from(format!("/proc/{}/root", self.pid())).join(point)
+    }
+
+    fn pid(&self) -> u32 {
+        self.holder.as_ref().map(Child::id).expect("it is held until it is dropped")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Some(holder) = self.holder.take() {
+            process::kill_now(holder);
+        }
+    }
+}
