@@ -167,7 +167,9 @@ fn typed(members: &[(String, Json)]) -> Result<Option<(u8, Vec<u8>)>, ExtJsonErr
                 (kind::INT64, s.parse::<i64>().map_err(|_| bad(s, "$numberLong"))?.to_le_bytes().to_vec())
             }
             ("$numberDouble", Json::String(s)) => {
-                (kind::DOUBLE, s.parse::<f64>().map_err(|_| bad(s, "$numberDouble"))?.to_le_bytes().to_vec())
+                let d = s.parse::<f64>().map_err(|_| bad(s, "$numberDouble"))?;
+                // One NaN, as there is one way to write it.
+                (kind::DOUBLE, if d.is_nan() { f64::NAN } else { d }.to_le_bytes().to_vec())
             }
             ("$numberDecimal", Json::String(s)) => {
                 let d = s.parse::<Decimal128>().map_err(|_| bad(s, "$numberDecimal"))?;
@@ -345,6 +347,14 @@ mod tests {
         {
             assert_eq!(double(d), s);
         }
+    }
+
+    /// Found by the fuzzer: "-NaN" became a NaN of other bits, which is written as "NaN".
+    #[test]
+    fn there_is_one_nan() {
+        let nan = |s: &str| back(&format!(r#"{{"d":{{"$numberDouble":"{s}"}}}}"#)).unwrap();
+        assert_eq!(nan("-NaN"), nan("NaN"));
+        assert_ne!(nan("-Infinity"), nan("Infinity"));
     }
 
     #[test]
