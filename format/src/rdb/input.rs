@@ -60,9 +60,9 @@ pub(super) trait Source {
     }
 }
 
-/// The whole file.
-pub(super) struct Input<R> {
-    inner: R,
+/// The whole file. What reads it is not a type parameter, so that this crate's optimised code is what everybody runs.
+pub(super) struct Input<'i> {
+    inner: Box<dyn Read + 'i>,
     buffer: Box<[u8]>,
     /// What is taken, and of that, what the checksum has seen.
     start: usize,
@@ -75,10 +75,10 @@ pub(super) struct Input<R> {
     crc: u64,
 }
 
-impl<R: Read> Input<R> {
-    pub(super) fn new(inner: R) -> Self {
+impl<'i> Input<'i> {
+    pub(super) fn new(inner: impl Read + 'i) -> Self {
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        Self { inner, buffer, start: 0, summed: 0, mark: None, end: 0, base: 0, crc: 0 }
+        Self { inner: Box::new(inner), buffer, start: 0, summed: 0, mark: None, end: 0, base: 0, crc: 0 }
     }
 
     /// From here on, what is taken is kept.
@@ -138,7 +138,7 @@ impl<R: Read> Input<R> {
     }
 }
 
-impl<R: Read> Source for Input<R> {
+impl Source for Input<'_> {
     #[inline]
     fn peek(&mut self, n: usize, what: &'static str) -> Result<&[u8], RdbError> {
         debug_assert!(n <= PEEK_MAX);
@@ -161,12 +161,12 @@ impl<R: Read> Source for Input<R> {
 }
 
 /// The next `left` bytes of the file.
-pub(super) struct Limited<'a, R> {
-    pub(super) input: &'a mut Input<R>,
+pub(super) struct Limited<'a, 'i> {
+    pub(super) input: &'a mut Input<'i>,
     pub(super) left: u64,
 }
 
-impl<R: Read> Source for Limited<'_, R> {
+impl Source for Limited<'_, '_> {
     #[inline]
     fn peek(&mut self, n: usize, what: &'static str) -> Result<&[u8], RdbError> {
         if self.left < n as u64 {
@@ -229,7 +229,7 @@ mod tests {
     fn what_is_marked_survives_refills_until_it_is_too_much() {
         let data: Vec<u8> = (0..6 * BUFFER as u32).map(|i| (i ^ i >> 8) as u8).collect();
         let mut input = Input::new(Dribble(&data));
-        let take = |input: &mut Input<_>, mut n: usize| {
+        let take = |input: &mut Input<'_>, mut n: usize| {
             while n > 0 {
                 let now = n.min(PEEK_MAX);
                 input.peek(now, "a test").unwrap();

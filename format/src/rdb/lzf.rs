@@ -1,8 +1,6 @@
 //! LZF (Marc Lehmann's LibLZF, `lzf_d.c`), unpacked as a stream: references reach back 8 KiB at most, so that much is
 //! kept, however long the string.
 
-use std::io::Read;
-
 use super::{
     error::RdbError,
     input::{Input, PEEK_MAX, Source},
@@ -16,28 +14,37 @@ const AHEAD: usize = 16 << 10;
 const BUFFER_MAX: usize = 64 << 10;
 /// The longest instruction: a literal run of 32 bytes with its control byte.
 const INSTRUCTION_MAX: usize = 33;
+/// The longest literal run and the longest reference, and the steps in which they are copied: whole ones, since what
+/// lies behind the end is written over anyway.
+const LITERAL_MAX: usize = 32;
+const REFERENCE_MAX: usize = 264;
+const STEP: usize = 16;
+/// All that is ever unpacked at a time.
+const BUFFER: usize = BUFFER_MAX + AHEAD + REFERENCE_MAX + LITERAL_MAX;
 
 /// What a compressed string unpacks to.
-pub(super) struct Lzf<'a, R> {
-    input: &'a mut Input<R>,
+pub(super) struct Lzf<'a, 'i> {
+    input: &'a mut Input<'i>,
     /// Compressed bytes not yet read.
     packed: u64,
     /// Unpacked bytes not yet produced.
     missing: u64,
+    /// What is not yet taken lies from `start` to `end`, what references reach back to before it.
     out: &'a mut Vec<u8>,
     start: usize,
+    end: usize,
 }
 
-impl<'a, R: Read> Lzf<'a, R> {
+impl<'a, 'i> Lzf<'a, 'i> {
     /// Reads `packed` bytes that unpack to `len`; `out` is lent as a buffer.
-    pub(super) fn new(input: &'a mut Input<R>, packed: u64, len: u64, out: &'a mut Vec<u8>) -> Self {
-        out.clear();
-        Self { input, packed, missing: len, out, start: 0 }
+    pub(super) fn new(input: &'a mut Input<'i>, packed: u64, len: u64, out: &'a mut Vec<u8>) -> Self {
+        out.resize(BUFFER, 0);
+        Self { input, packed, missing: len, out, start: 0, end: 0 }
     }
 
     /// Bytes that can still be taken.
     pub(super) fn left(&self) -> u64 {
-        self.missing + (self.out.len() - self.start) as u64
+        self.missing + (self.end - self.start) as u64
     }
 
     /// Ends the string: all of it must have been taken, and all compressed bytes used.
@@ -49,14 +56,15 @@ impl<'a, R: Read> Lzf<'a, R> {
     }
 
     fn unpack(&mut self, n: usize) -> Result<(), RdbError> {
-        while self.out.len() - self.start < n {
+        while self.end - self.start < n {
             if self.missing == 0 || self.packed == 0 {
                 return self.damaged("more bytes in a compressed string", "its end");
             }
-            if self.out.len() > BUFFER_MAX {
-                let gone = self.start.min(self.out.len() - HISTORY);
-                self.out.drain(..gone);
+            if self.end > BUFFER_MAX {
+                let gone = self.start.min(self.end - HISTORY);
+                self.out.copy_within(gone..self.end, 0);
                 self.start -= gone;
+                self.end -= gone;
             }
             self.batch()?;
         }
@@ -72,17 +80,22 @@ impl<'a, R: Read> Lzf<'a, R> {
         let min = self.packed.min(INSTRUCTION_MAX as u64);
         let bytes = self.input.window(min as usize, self.packed, "a compressed string")?;
         let whole = bytes.len() as u64 == self.packed;
-        let limit = self.out.len() + AHEAD;
+        let out = &mut self.out[..];
+        let (mut end, limit) = (self.end, self.end + AHEAD);
         let mut i = 0;
-        while self.out.len() < limit && i < bytes.len() && (whole || bytes.len() - i >= INSTRUCTION_MAX) {
+        while end < limit && i < bytes.len() && (whole || bytes.len() - i >= INSTRUCTION_MAX) {
             let control = bytes[i] as usize;
             let produced = if control < 32 {
-                let Some(run) = bytes.get(i + 1..i + 2 + control) else {
+                let len = control + 1;
+                if let Some(run) = bytes.get(i + 1..i + 1 + LITERAL_MAX) {
+                    out[end..end + LITERAL_MAX].copy_from_slice(run);
+                } else if let Some(run) = bytes.get(i + 1..i + 1 + len) {
+                    out[end..end + len].copy_from_slice(run);
+                } else {
                     return damaged(i, "a literal run", "the end of the compressed bytes".into());
-                };
-                self.out.extend_from_slice(run);
-                i += 2 + control;
-                control + 1
+                }
+                i += 1 + len;
+                len
             } else {
                 let (mut len, mut next) = (control >> 5, i + 1);
                 if len == 7 {
@@ -93,47 +106,59 @@ impl<'a, R: Read> Lzf<'a, R> {
                     return damaged(i, "a reference", "the end of the compressed bytes".into());
                 };
                 let (back, len) = (((control & 0x1f) << 8 | *low as usize) + 1, len + 2);
-                let Some(from) = self.out.len().checked_sub(back) else {
+                let Some(from) = end.checked_sub(back) else {
                     return damaged(i, "a reference to bytes before it", format!("one {back} bytes back"));
                 };
-                copy_within(self.out, from, len);
+                repeat(out, from, end, len);
                 i = next + 1;
                 len
             };
             match self.missing.checked_sub(produced as u64) {
-                Some(missing) => self.missing = missing,
+                Some(missing) => {
+                    self.missing = missing;
+                    end += produced;
+                }
                 None => return damaged(i, "the end of a compressed string", "more bytes than it declares".into()),
             }
         }
+        self.end = end;
         self.packed -= i as u64;
         self.input.consume(i);
         Ok(())
     }
 }
 
-/// Appends `len` bytes from `from` on, which may run into what is being appended (a repeated pattern).
-fn copy_within(out: &mut Vec<u8>, from: usize, mut len: usize) {
-    while len > 0 {
-        let n = len.min(out.len() - from);
-        out.extend_from_within(from..from + n);
-        len -= n;
+/// Writes `len` bytes at `to`, those from `from` on, which may run into what is being written (a repeated pattern).
+fn repeat(out: &mut [u8], from: usize, to: usize, len: usize) {
+    let mut done = 0;
+    if to - from >= STEP {
+        while done < len {
+            out.copy_within(from + done..from + done + STEP, to + done);
+            done += STEP;
+        }
+    } else {
+        while done < len {
+            let n = (len - done).min(to + done - from);
+            out.copy_within(from..from + n, to + done);
+            done += n;
+        }
     }
 }
 
-impl<R: Read> Source for Lzf<'_, R> {
+impl Source for Lzf<'_, '_> {
     #[inline]
     fn peek(&mut self, n: usize, _what: &'static str) -> Result<&[u8], RdbError> {
-        if self.out.len() - self.start < n {
+        if self.end - self.start < n {
             self.unpack(n)?;
         }
         Ok(&self.out[self.start..self.start + n])
     }
 
     fn chunk(&mut self, max: u64, _what: &'static str) -> Result<&[u8], RdbError> {
-        if self.out.len() == self.start {
+        if self.end == self.start {
             self.unpack(1)?;
         }
-        let n = (self.out.len() - self.start).min(usize::try_from(max).unwrap_or(usize::MAX));
+        let n = (self.end - self.start).min(usize::try_from(max).unwrap_or(usize::MAX));
         Ok(&self.out[self.start..self.start + n])
     }
 
@@ -176,7 +201,7 @@ mod tests {
         lzf.pieces(len, "a test", |p| seen += p.len() as u64).unwrap();
         lzf.finish().unwrap();
         assert_eq!(seen, len);
-        assert!(out.capacity() <= 4 * BUFFER_MAX, "{}", out.capacity());
+        assert_eq!(out.len(), BUFFER);
     }
 
     #[test]

@@ -140,8 +140,8 @@ enum Found {
 }
 
 /// Reads an RDB file from front to end.
-pub struct Reader<R> {
-    values: Values<R>,
+pub struct Reader<'i> {
+    values: Values<'i>,
     dialect: Dialect,
     version: u32,
     item: Item,
@@ -153,12 +153,12 @@ pub struct Reader<R> {
     checksum: Option<Checksum>,
 }
 
-impl<R: Read> Reader<R> {
+impl<'i> Reader<'i> {
     /// Reads the header. `inner` needs no buffer of its own.
     ///
     /// # Errors
     /// When this is no RDB file, or one of a version that this reader does not know.
-    pub fn new(inner: R) -> Result<Self, RdbError> {
+    pub fn new(inner: impl Read + 'i) -> Result<Self, RdbError> {
         const HEADER: &str = "the header of an RDB file";
         let mut values = Values::new(inner);
         let magic: [u8; 9] = values.input.array(HEADER)?;

@@ -8,8 +8,6 @@
 //! makes up when it loads one: nothing deleted, as many added as there are, active when seen. A group's count of entries
 //! read is left out: servers estimate it anew, each version in its own way.
 
-use std::io::Read;
-
 use super::{
     collect::{Walk, put_sized},
     digest::Item,
@@ -61,7 +59,7 @@ impl Names {
 }
 
 /// Takes a stream in the layout of `version` (1 to 3); tells its number of entries.
-pub(super) fn read<R: Read>(v: &mut Values<R>, version: u8, item: &mut Item) -> Result<u64, RdbError> {
+pub(super) fn read(v: &mut Values<'_>, version: u8, item: &mut Item) -> Result<u64, RdbError> {
     const STREAM: &str = "a stream";
     const GROUP: &str = "a consumer group of a stream";
     const CONSUMER: &str = "a consumer of a stream";
@@ -118,14 +116,14 @@ pub(super) fn read<R: Read>(v: &mut Values<R>, version: u8, item: &mut Item) -> 
     Ok(length)
 }
 
-fn put_lengths<R: Read>(v: &mut Values<R>, n: u8, what: &'static str, item: &mut Item) -> Result<(), RdbError> {
+fn put_lengths(v: &mut Values<'_>, n: u8, what: &'static str, item: &mut Item) -> Result<(), RdbError> {
     for _ in 0..n {
         item.put_u64(v.length(what)?);
     }
     Ok(())
 }
 
-fn put_count<R: Read>(v: &mut Values<R>, what: &'static str, item: &mut Item) -> Result<u64, RdbError> {
+fn put_count(v: &mut Values<'_>, what: &'static str, item: &mut Item) -> Result<u64, RdbError> {
     let n = v.length(what)?;
     item.put_u64(n);
     Ok(n)

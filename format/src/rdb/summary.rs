@@ -74,7 +74,7 @@ impl Summary {
     }
 
     /// The sum, with what `reader` knows of the file that it has read to the end.
-    pub fn finish<R: Read>(self, reader: &Reader<R>) -> RdbSummary {
+    pub fn finish(self, reader: &Reader<'_>) -> RdbSummary {
         let family =
             |(name, (keys, content)): (_, (_, ContentHasher))| KeyFamily { name, keys, content: content.finish() };
         RdbSummary {
@@ -126,7 +126,7 @@ impl RdbSummary {
 ///
 /// # Errors
 /// When the file is damaged, or of a version that is not known here.
-pub fn summarise<R: Read>(inner: R) -> Result<RdbSummary, RdbError> {
+pub fn summarise(inner: impl Read) -> Result<RdbSummary, RdbError> {
     let (summary, end) = survey(inner)?;
     end.map(|()| summary)
 }
@@ -136,8 +136,11 @@ pub fn summarise<R: Read>(inner: R) -> Result<RdbSummary, RdbError> {
 ///
 /// # Errors
 /// When not even the header can be read.
-pub fn survey<R: Read>(inner: R) -> Result<(RdbSummary, Result<(), RdbError>), RdbError> {
-    let mut reader = Reader::new(inner)?;
+pub fn survey(inner: impl Read) -> Result<(RdbSummary, Result<(), RdbError>), RdbError> {
+    survey_all(Reader::new(inner)?)
+}
+
+fn survey_all(mut reader: Reader<'_>) -> Result<(RdbSummary, Result<(), RdbError>), RdbError> {
     let mut summary = Summary::new();
     let end = loop {
         match reader.next_entry() {

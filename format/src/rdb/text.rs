@@ -35,8 +35,8 @@ enum Length {
 }
 
 /// The file and the buffers that its values pass through.
-pub(super) struct Values<R> {
-    pub(super) input: Input<R>,
+pub(super) struct Values<'i> {
+    pub(super) input: Input<'i>,
     unpacked: Vec<u8>,
     pub(super) element: Item,
     names: stream::Names,
@@ -44,8 +44,8 @@ pub(super) struct Values<R> {
 
 const STRING: &str = "a string";
 
-impl<R: Read> Values<R> {
-    pub(super) fn new(inner: R) -> Self {
+impl<'i> Values<'i> {
+    pub(super) fn new(inner: impl Read + 'i) -> Self {
         Self {
             input: Input::new(inner),
             unpacked: Vec::new(),

@@ -1,7 +1,5 @@
 //! The values of keys: every type and encoding is read into the same digest (see `digest.rs`).
 
-use std::io::Read;
-
 use super::{
     collect::{Collect, Packing, Shape, parse_score, put_field_expiry, score_bits},
     digest::{Bag, Item},
@@ -19,7 +17,7 @@ pub(super) enum Dialect {
     Valkey,
 }
 
-impl<R: Read> Values<R> {
+impl Values<'_> {
     /// Takes the value of a key of type `code`, for which [`kind_of`] knows a kind, and puts it into `item`; tells its
     /// number of elements.
     pub(super) fn value(&mut self, code: u8, dialect: Dialect, item: &mut Item) -> Result<u64, RdbError> {
