@@ -6,8 +6,10 @@
 pub mod artifact;
 pub mod bson;
 pub mod digest;
+pub mod glob;
 pub mod gzip;
 pub mod id;
+pub mod laws;
 pub mod manifest;
 pub mod mongodump;
 pub mod rdb;

@@ -10,6 +10,7 @@ use crate::{
     artifact::ArtifactKind,
     digest::{ContentDigest, Sha256Digest},
     id::{BackupId, NodeName},
+    laws::valkey::Fencing,
 };
 
 mod check;
@@ -233,6 +234,9 @@ pub struct ValkeyContents {
     pub expiring_keys: u64,
     /// One entry for each family of keys, sorted by name.
     pub families: Vec<KeyFamily>,
+    /// Fencing numbers in it (law L1), by the place of their counter; absent where nobody has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fencing: Option<Fencing>,
 }
 
 /// Keys that belong together by name, such as `prexor:v1:lease:`.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     artifact::ArtifactKind,
+    glob,
     manifest::{Artifact, Collection, CollectionType, Contents, MongoContents, StoredFile},
     mongodump::BUCKETS_PREFIX,
     tree::TreePath,
@@ -32,6 +33,9 @@ pub struct Selection {
     /// Patterns of Valkey keys, as `KEYS` and `SCAN MATCH` understand them: `prexor:v1:platform:chat:*`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,
+    /// Short-lived logins and lockouts of Valkey come back too; by default they are left out (law L5).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub logins: bool,
 }
 
 /// A part of the namespaces of a dump, as mongorestore's `--nsInclude`, `--nsExclude`, `--nsFrom` and `--nsTo`.
@@ -65,7 +69,12 @@ pub struct InvalidSelection(String);
 impl Selection {
     /// Whether it is all of the backup.
     pub fn is_everything(&self) -> bool {
-        *self == Self::default()
+        self.kinds().is_empty()
+    }
+
+    /// Whether it takes this key of Valkey.
+    pub fn covers_key(&self, key: &[u8]) -> bool {
+        self.keys.is_empty() || self.keys.iter().any(|pattern| glob::matches(pattern.as_bytes(), key))
     }
 
     /// The kinds of which it takes a part; empty when it is everything.

@@ -55,6 +55,7 @@ pub fn selection_to_wire(s: &Selection) -> backup::Selection {
         namespaces_exclude: s.namespaces.exclude.clone(),
         namespaces_rename: s.namespaces.rename.iter().map(rename).collect(),
         keys: s.keys.clone(),
+        logins: s.logins,
     }
 }
 
@@ -70,6 +71,7 @@ pub fn selection_from_wire(s: Option<&backup::Selection>) -> Selection {
             rename: s.namespaces_rename.iter().map(rename).collect(),
         },
         keys: s.keys.clone(),
+        logins: s.logins,
     }
 }
 

@@ -27,6 +27,9 @@ pub const SERVER_NAME: &str = "server_name";
 pub const KEYS: &str = "keys";
 /// Valkey: `yes` or `no`.
 pub const APPEND_ONLY: &str = "appendonly";
+/// All kinds, where it was asked for: what the restore laws need to know of the live data, as JSON. Valkey: a
+/// `prexor_format::laws::valkey::State` without revocations.
+pub const LAWS: &str = "laws";
 /// Files: the root directory.
 pub const ROOT: &str = "root";
 /// Files: number of entries below the root.

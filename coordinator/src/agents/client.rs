@@ -48,6 +48,8 @@ pub struct VerbEnd {
     pub already_done: bool,
     /// Of [`Verb::Check`]: what differs from the manifest, in words; empty when equal.
     pub differences: Vec<String>,
+    /// Of [`Verb::Swap`]: what was made otherwise than in the backup, by the restore laws.
+    pub corrections: Vec<String>,
 }
 
 /// A connection to the agent of one node. Cheap to clone.
@@ -112,7 +114,8 @@ impl AgentClient {
                     on_progress(Progress { node: self.node.to_string(), artifact_id: artifact_id.to_owned(), ..p });
                 }
                 Some(apply_response::Frame::End(end)) => {
-                    return Ok(VerbEnd { already_done: end.already_done, differences: end.differences });
+                    let (already_done, differences) = (end.already_done, end.differences);
+                    return Ok(VerbEnd { already_done, differences, corrections: end.corrections });
                 }
                 None => {
                     let what = format!("no end while {}", verb.doing());

@@ -62,7 +62,7 @@ impl Scripted {
     fn apply(&self) -> Result<Response<Frames<ApplyResponse>>, Status> {
         let frame = |frame| ApplyResponse { frame: Some(frame) };
         let progress = Progress { done_bytes: 7, ..Progress::default() };
-        let end = ApplyEnd { already_done: true, differences: vec![] };
+        let end = ApplyEnd { already_done: true, differences: vec![], corrections: vec![] };
         self.frames(frame(apply_response::Frame::Progress(progress)), frame(apply_response::Frame::End(end)))
     }
 }
@@ -204,6 +204,7 @@ fn artifact() -> Artifact {
             keys: 0,
             expiring_keys: 0,
             families: Vec::new(),
+            fencing: None,
         }),
         warnings: Vec::new(),
     }

@@ -17,6 +17,9 @@ pub const KEY_KEPT: usize = 64 << 10;
 /// The first version with a checksum at the end.
 pub(super) const CHECKSUM_SINCE: u32 = 5;
 
+/// The longest value that [`Entry::string`] unpacks, in bytes before and after.
+const STRING_MAX: usize = 1 << 10;
+
 /// Informational fields (AUX) that are kept, and bytes kept of each name and value.
 const AUX_KEPT: usize = 64;
 const AUX_BYTES_KEPT: usize = 1 << 10;
@@ -66,6 +69,17 @@ pub struct Entry<'a> {
     pub serialised: Option<&'a [u8]>,
     /// Over database, key, kind, value and expiry, whatever the encoding.
     pub digest: Sha256Digest,
+}
+
+impl Entry<'_> {
+    /// The value of a short string, unpacked.
+    pub fn string(&self) -> Option<Vec<u8>> {
+        let serialised = self.serialised.filter(|s| self.code == 0 && s.len() <= STRING_MAX)?;
+        let mut out = Vec::new();
+        let put = |piece: &[u8]| out.extend_from_slice(&piece[..piece.len().min(STRING_MAX - out.len())]);
+        let len = Values::new(serialised).string("a string value", put).ok()?;
+        (len == out.len() as u64).then_some(out)
+    }
 }
 
 /// A library of functions.

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     digest::{ContentHasher, Order},
+    laws::valkey::Fencing,
     manifest::KeyFamily,
     text,
 };
@@ -26,6 +27,8 @@ pub struct RdbSummary {
     pub expiring_keys: u64,
     /// One for each family that has keys, sorted by name.
     pub families: Vec<KeyFamily>,
+    /// Fencing numbers (law L1), by the place of their counter.
+    pub fencing: Fencing,
     /// Libraries of functions.
     pub functions: Functions,
     /// Whether the checksum vouches for the file.
@@ -41,6 +44,7 @@ pub struct Summary {
     keys: u64,
     expiring_keys: u64,
     families: BTreeMap<String, (u64, ContentHasher)>,
+    fencing: Fencing,
 }
 
 impl Summary {
@@ -71,6 +75,9 @@ impl Summary {
         };
         *keys += 1;
         content.add_digest(&entry.digest);
+        if name.starts_with("prexor:v1:lease") {
+            self.fencing.add(entry.db, entry.key, entry.string().as_deref());
+        }
     }
 
     /// The sum, with what `reader` knows of the file that it has read to the end.
@@ -83,6 +90,7 @@ impl Summary {
             keys: self.keys,
             expiring_keys: self.expiring_keys,
             families: self.families.into_iter().map(family).collect(),
+            fencing: self.fencing,
             functions: reader.functions(),
             checksum: reader.checksum().unwrap_or(Checksum::Absent),
             size_bytes: reader.position(),

@@ -94,6 +94,7 @@ pub(super) fn stream(
         keys: summary.keys,
         expiring_keys: summary.expiring_keys,
         families: summary.families,
+        fencing: Some(summary.fencing),
     };
     Ok((contents, warnings))
 }

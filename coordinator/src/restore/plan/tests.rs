@@ -67,6 +67,7 @@ fn manifest() -> Manifest {
         keys: 7,
         expiring_keys: 1,
         families: vec![],
+        fencing: None,
     };
     let files = FilesContents {
         root: "/etc/prexorcloud".into(),
