@@ -62,7 +62,8 @@ impl Api {
 impl AgentService for Api {
     async fn inspect(&self, request: Request<wire::InspectRequest>) -> Result<Response<wire::InspectResponse>, Status> {
         self.authorise(&request)?;
-        Ok(Response::new(wire::InspectResponse { node: Some(inspect::node(&self.host).await) }))
+        let node = inspect::node(&self.host, request.into_inner().laws).await;
+        Ok(Response::new(wire::InspectResponse { node: Some(node) }))
     }
 
     type CaptureStream = BoxStream<wire::CaptureResponse>;

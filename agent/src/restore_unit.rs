@@ -131,6 +131,22 @@ impl RestoreUnit {
         read_note(&self.dir, name)
     }
 
+    /// Keeps, durably, what people must know of this restore beside its outcome, one line each.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn tell(&self, lines: &[String]) -> io::Result<()> {
+        self.save_note("told", lines)
+    }
+
+    /// What [`RestoreUnit::tell`] kept.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn told(&self) -> io::Result<Vec<String>> {
+        Ok(self.load_note("told")?.unwrap_or_default())
+    }
+
     /// Removes the staged files and every note but the phase and the manifest's entry, which answer later probes.
     ///
     /// # Errors

@@ -28,6 +28,12 @@ pub trait Source: Send + Sync + 'static {
     /// Looks at the live data. What is wrong is told in [`Inspection::problem`], it never fails.
     async fn inspect(&self) -> Inspection;
 
+    /// What the restore laws need to know of the live data, for planning, by the names of `prexor_proto::facts`; empty
+    /// where that cannot be told, or not soon.
+    async fn inspect_laws(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
     /// Streams the live data into `sink`, straight from the source: no temporary copy, constant memory.
     ///
     /// Ends soon after `cancel` fires, and leaves nothing behind then. All files of the sink are finished on success.

@@ -23,7 +23,7 @@ mod failure;
 mod stage;
 
 pub use capture::{Capture, CaptureFrame};
-pub use client::{AgentClient, Verb, VerbEnd};
+pub use client::{AgentClient, Look, Verb, VerbEnd};
 
 /// How long an agent may keep us waiting.
 #[derive(Debug, Clone, Copy)]
@@ -88,13 +88,13 @@ impl Agents {
 
     /// Asks all these nodes at once what is on them. A node that does not answer is in the result too, unreachable and
     /// with the problem in words.
-    pub async fn inspect_all(&self, nodes: &[NodeRecord]) -> Vec<backup::Node> {
-        let asked: Vec<_> = nodes.iter().map(|node| self.inspect(node)).collect();
+    pub async fn inspect_all(&self, nodes: &[NodeRecord], look: Look) -> Vec<backup::Node> {
+        let asked: Vec<_> = nodes.iter().map(|node| self.inspect(node, look)).collect();
         stream::iter(asked).buffered(INSPECTIONS_AT_ONCE).collect().await
     }
 
-    async fn inspect(&self, record: &NodeRecord) -> backup::Node {
-        let look = async { self.connect(record).await?.inspect().await };
+    async fn inspect(&self, record: &NodeRecord, look: Look) -> backup::Node {
+        let look = async { self.connect(record).await?.inspect(look).await };
         let answer = tokio::time::timeout(self.timeouts.look, look).await.unwrap_or_else(|_| {
             let after = self.timeouts.look.as_secs();
             let message = format!("the agent on {} did not answer within {after} s: is it stuck?", record.name);

@@ -7,7 +7,7 @@ use prexor_proto::{
     convert::{kind_from_wire, time_from_wire},
 };
 
-use crate::{backups, context::Context, error::Error};
+use crate::{agents::Look, backups, context::Context, error::Error};
 
 /// Certificates that end sooner than this are a problem: agents renew theirs long before.
 const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -21,7 +21,7 @@ const RECENT: u32 = 100;
 /// When the catalog or the store cannot be read.
 pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
     let records = ctx.catalog.nodes().await?;
-    let nodes = ctx.agents.inspect_all(&records).await;
+    let nodes = ctx.agents.inspect_all(&records, Look::Plain).await;
     let latest_backup = backups::latest(ctx, None).await?;
     let recent: Vec<Backup> = ctx.catalog.backups(None, RECENT).await?.into_iter().map(|b| b.backup).collect();
     let store_free_bytes = ctx.store.free_bytes().await?;

@@ -118,6 +118,9 @@ pub struct RestoreArgs {
     /// Restore the controllers' files
     #[arg(long)]
     pub filesystem: bool,
+    /// Bring Valkey's login lockouts, password resets and plugin tokens back too
+    #[arg(long)]
+    pub keep_logins: bool,
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
@@ -146,6 +149,9 @@ pub struct PartArgs {
     /// The other name, with as many `*` as --ns-from
     #[arg(long, value_name = "PATTERN", requires = "ns_from")]
     pub ns_to: Vec<String>,
+    /// Valkey keys that match, as in SCAN MATCH: `prexor:v1:platform:chat:*`
+    #[arg(long, value_name = "PATTERN")]
+    pub keys: Vec<String>,
 }
 
 /// What to restore.

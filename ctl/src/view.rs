@@ -137,6 +137,8 @@ pub struct PlanView {
     pub steps: Vec<StepView>,
     /// What an operator should know beforehand.
     pub notes: Vec<String>,
+    /// What will not be as in the backup, by the restore laws.
+    pub corrections: Vec<String>,
     /// Why it cannot be applied; empty when it can.
     pub refusals: Vec<RefusalView>,
     /// What would be left to do for a person.
@@ -357,6 +359,7 @@ impl From<&wire::Plan> for PlanView {
             replacements: p.replacements.iter().map(replacement).collect(),
             steps: p.steps.iter().map(StepView::from).collect(),
             notes: p.notes.clone(),
+            corrections: p.corrections.clone(),
             refusals: p.refusals.iter().map(refusal).collect(),
             after: some(&p.after),
         }

@@ -13,7 +13,11 @@ use anyhow::Result;
 use mongodb::Client;
 use serde::{Deserialize, Serialize};
 
-pub use self::{files::files, mongo::mongo, valkey::valkey};
+pub use self::{
+    files::files,
+    mongo::mongo,
+    valkey::{corrected, valkey},
+};
 use crate::resp::Resp;
 
 /// Aspects by name: `options`, `mode`, `value`.
@@ -53,6 +57,11 @@ impl Snapshot {
             },
             files: files(root, excluded)?,
         })
+    }
+
+    /// What a restore of this over `live` leaves: the same, but for what the restore laws correct.
+    pub fn restored_over(&self, live: &Self) -> Self {
+        Self { valkey: corrected(&self.valkey, &live.valkey), ..self.clone() }
     }
 
     /// What differs in `after`, in words, one line each. Empty when all is equal.

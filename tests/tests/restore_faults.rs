@@ -28,7 +28,8 @@ async fn changed(cluster: &Cluster) -> (String, Snapshot, Snapshot) {
     let id = cluster.backup();
     cluster.destroy().await;
     cluster.write_controller_yml();
-    (id, backed_up, cluster.snapshot().await)
+    let live = cluster.snapshot().await;
+    (id, backed_up.restored_over(&live), live)
 }
 
 async fn is_as(cluster: &Cluster, expected: &Snapshot) {

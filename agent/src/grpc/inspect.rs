@@ -15,10 +15,10 @@ use crate::{
 /// source that hangs does not make the host look dead.
 const SOURCE_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Everything that is on this host. What cannot be found out is told as a problem.
-pub(super) async fn node(host: &Host) -> backup::Node {
+/// Everything that is on this host; with `laws` also what the restore laws need to know. What cannot be found out is told as a problem.
+pub(super) async fn node(host: &Host, laws: bool) -> backup::Node {
     let targets = host.targets();
-    let sources = futures::future::join_all(host.sources(&targets).iter().map(|s| source(s.as_ref()))).await;
+    let sources = futures::future::join_all(host.sources(&targets).iter().map(|s| source(s.as_ref(), laws))).await;
     let services =
         futures::future::join_all([Role::Controller, Role::Valkey].map(|r| service(host, r, &targets))).await;
     let free = rustix::fs::statvfs(host.state_dir()).map(|s| s.f_bavail * s.f_frsize);
@@ -36,11 +36,14 @@ pub(super) async fn node(host: &Host) -> backup::Node {
     }
 }
 
-async fn source(source: &dyn Source) -> backup::Source {
-    let found = tokio::time::timeout(SOURCE_TIMEOUT, source.inspect()).await.unwrap_or_else(|_| Inspection {
+async fn source(source: &dyn Source, laws: bool) -> backup::Source {
+    let mut found = tokio::time::timeout(SOURCE_TIMEOUT, source.inspect()).await.unwrap_or_else(|_| Inspection {
         problem: Some(format!("no answer within {} s", SOURCE_TIMEOUT.as_secs())),
         ..Default::default()
     });
+    if laws && found.problem.is_none() {
+        found.facts.extend(source.inspect_laws().await);
+    }
     backup::Source {
         kind: convert::kind_to_wire(source.kind()).into(),
         target: found.target,

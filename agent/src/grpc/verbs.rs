@@ -75,13 +75,15 @@ async fn run(
         Ok(outcome) => tracing::info!(job = job_id, artifact = artifact_id, ?verb, ?outcome, "restore verb done"),
         Err(e) => tracing::warn!(job = job_id, artifact = artifact_id, ?verb, error = %e, "restore verb failed"),
     }
-    drop(tx.send(outcome.map(end).map_err(error::source)).await);
+    // A repeated swap tells it again: the answer to the first may never have arrived.
+    let told = if verb == Verb::Swap { unit.told().unwrap_or_default() } else { Vec::new() };
+    drop(tx.send(outcome.map(|outcome| end(outcome, told)).map_err(error::source)).await);
 }
 
-fn end(outcome: Outcome) -> wire::ApplyResponse {
+fn end(outcome: Outcome, corrections: Vec<String>) -> wire::ApplyResponse {
     let already_done = outcome == Outcome::AlreadyDone;
     let differences = if let Outcome::Compared(differences) = outcome { differences } else { Vec::new() };
-    response(Frame::End(wire::ApplyEnd { already_done, differences }))
+    response(Frame::End(wire::ApplyEnd { already_done, differences, corrections }))
 }
 
 fn response(frame: Frame) -> wire::ApplyResponse {

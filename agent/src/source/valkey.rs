@@ -9,6 +9,7 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -21,6 +22,7 @@ use crate::{restore_unit::RestoreUnit, services::Services, sink::ArtifactSink};
 
 mod capture;
 mod client;
+mod laws;
 mod place;
 mod prepare;
 mod restore;
@@ -31,6 +33,9 @@ mod versions;
 use client::{Address, Connection};
 use restore::Restore;
 use site::Site;
+
+/// How long a look at all keys may take while planning.
+const LAWS_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Where Valkey is.
 #[derive(Clone)]
@@ -138,6 +143,21 @@ impl Source for ValkeySource {
         }
         inspection.problem = self.look(&mut inspection.facts).await.err().map(|e| e.to_string());
         inspection
+    }
+
+    async fn inspect_laws(&self) -> BTreeMap<String, String> {
+        let read = async { laws::read(&self.connect().await?).await };
+        let mut live = match tokio::time::timeout(LAWS_TIMEOUT, read).await {
+            Ok(Ok(live)) => live,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "Valkey's keys could not be looked at");
+                return BTreeMap::new();
+            }
+            Err(_) => return BTreeMap::new(),
+        };
+        // Their number is told with the families; the list may be long.
+        live.state.revocations.clear();
+        serde_json::to_string(&live.state).into_iter().map(|json| (facts::LAWS.to_owned(), json)).collect()
     }
 
     async fn capture(&self, sink: ArtifactSink, cancel: CancellationToken) -> Result<Captured, SourceError> {

@@ -41,6 +41,15 @@ impl Verb {
     }
 }
 
+/// How closely an agent looks around.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// At what there is.
+    Plain,
+    /// Also at what the restore laws need to know of the live data, which takes a while.
+    ForRestore,
+}
+
 /// How a verb ended that did not fail.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VerbEnd {
@@ -74,9 +83,10 @@ impl AgentClient {
     ///
     /// # Errors
     /// When the agent does not answer.
-    pub async fn inspect(&self) -> Result<Node, Error> {
+    pub async fn inspect(&self, look: Look) -> Result<Node, Error> {
         let mut client = self.client.clone();
-        let answer = self.within(self.timeouts.look, "inspecting", client.inspect(InspectRequest {})).await?;
+        let request = InspectRequest { laws: look == Look::ForRestore };
+        let answer = self.within(self.timeouts.look, "inspecting", client.inspect(request)).await?;
         answer.node.ok_or_else(|| failure::of_wire(&self.node, &BadWire("an inspection without a node".into())))
     }
 

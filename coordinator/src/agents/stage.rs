@@ -57,7 +57,7 @@ impl AgentClient {
         let staged: HashSet<String> = self.probe(fence.clone(), &artifact.id).await?.staged_paths.into_iter().collect();
         let artifact_json = serde_json::to_string(artifact)
             .map_err(|e| Error::internal(format!("{} cannot be described: {e}", artifact.id)))?;
-        let selected = (!selection.is_everything()).then(|| selection_to_wire(selection));
+        let selected = (*selection != Selection::default()).then(|| selection_to_wire(selection));
         let begin = StageBegin { fence: Some(fence), artifact_json, selection: selected };
         let (tx, rx) = mpsc::channel(FRAMES_IN_FLIGHT);
         let feeder = Feeder { tx, stall: self.timeouts.stall };

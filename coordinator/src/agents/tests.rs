@@ -232,9 +232,9 @@ async fn an_agent_must_be_the_node_that_it_is_dialled_as() {
 #[tokio::test]
 async fn nodes_that_do_not_answer_are_listed_with_the_problem() {
     let (up, hung) = (site(Script::Behave, "h1").await, site(Script::Hang, "h1").await);
-    let node = &up.agents.inspect_all(std::slice::from_ref(&up.record)).await[0];
+    let node = &up.agents.inspect_all(std::slice::from_ref(&up.record), Look::Plain).await[0];
     assert!(node.reachable && node.hostname == "controller-1" && node.name == "h1");
-    let node = &hung.agents.inspect_all(std::slice::from_ref(&hung.record)).await[0];
+    let node = &hung.agents.inspect_all(std::slice::from_ref(&hung.record), Look::Plain).await[0];
     assert!(!node.reachable && node.hostname == "at enrolment" && node.problem.contains("h1"), "{}", node.problem);
 }
 

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::JobHandle;
-use crate::{backups, context::Context, error::Error};
+use crate::{agents::Look, backups, context::Context, error::Error};
 
 mod receive;
 mod select;
@@ -77,7 +77,7 @@ async fn look(ctx: &Context) -> Result<Vec<Node>, Error> {
             "no agent is enrolled: `prexorctl token create` here, then `prexorctl setup` on each host",
         ));
     }
-    Ok(ctx.agents.inspect_all(&records).await)
+    Ok(ctx.agents.inspect_all(&records, Look::Plain).await)
 }
 
 /// Refuses what surely does not fit, and warns about what may not. Whoever runs out of space later fails cleanly.

@@ -156,6 +156,9 @@ impl Execution<'_> {
             // The agent goes on with its verb; taking back waits for it.
             () = self.job.cancel().cancelled() => return Err(Error::cancelled()),
         };
+        for correction in &end.corrections {
+            self.job.message(format!("{artifact_id} on {node}: {correction}")).await;
+        }
         if end.differences.is_empty() {
             return Ok(());
         }

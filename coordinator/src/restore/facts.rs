@@ -7,12 +7,12 @@ use prexor_proto::{
 };
 
 use super::plan::{NodeFacts, ServiceFacts, SourceFacts};
-use crate::{context::Context, error::Error};
+use crate::{agents::Look, context::Context, error::Error};
 
 /// What all hosts look like now.
 pub(super) async fn gather(ctx: &Context) -> Result<Vec<NodeFacts>, Error> {
     let records = ctx.catalog.nodes().await?;
-    let nodes = ctx.agents.inspect_all(&records).await;
+    let nodes = ctx.agents.inspect_all(&records, Look::ForRestore).await;
     Ok(records.iter().zip(nodes).map(|(record, node)| node_facts(record.name.clone(), node)).collect())
 }
 

@@ -84,6 +84,10 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What an operator should know beforehand.
     pub notes: Vec<String>,
+    /// What will not be as in the backup, as it looks now (laws L1, L4, L5, L6). Not part of the digest: live keys move,
+    /// and what is done is computed from them as they are then.
+    #[serde(skip)]
+    pub corrections: Vec<String>,
     /// Why it must not be done; empty when it may.
     pub refusals: Vec<Refusal>,
     /// What is left to do for a person afterwards.
@@ -194,6 +198,7 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
         replacements: placed.iter().map(|(artifact, node)| replacement(artifact, node, selection)).collect(),
         steps: steps(&placed),
         notes: [laws::notes(manifest, &selected), missing].concat(),
+        corrections: placed.iter().flat_map(|(a, node)| laws::corrections(a, node, selection)).collect(),
         refusals,
         after: words::after(nodes),
     }

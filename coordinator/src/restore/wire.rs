@@ -5,6 +5,8 @@ use prexor_proto::{
     convert::{kind_to_wire, selection_to_wire},
 };
 
+use prexor_format::selection::Selection;
+
 use super::plan::{Plan, Replacement, Step, Verb};
 
 /// The plan on the wire, digest included.
@@ -21,7 +23,8 @@ pub fn plan(plan: &Plan) -> wire::Plan {
             .map(|r| wire::Refusal { law: r.law.clone(), message: r.message.clone() })
             .collect(),
         after: plan.after.clone(),
-        selection: (!plan.selection.is_everything()).then(|| selection_to_wire(&plan.selection)),
+        corrections: plan.corrections.clone(),
+        selection: (plan.selection != Selection::default()).then(|| selection_to_wire(&plan.selection)),
     }
 }
 

@@ -106,21 +106,21 @@ fn request(args: &RestoreArgs) -> Result<PlanRestoreRequest, Failure> {
         backup_id,
         before: args.before.map(convert::time_to_wire),
         scope: scope.iter().map(|k| convert::kind_to_wire(*k).into()).collect(),
-        selection: part(&args.part)?,
+        selection: part(&args.part, args.keep_logins)?,
     })
 }
 
 /// The part that is asked for; `None` for everything.
-fn part(args: &PartArgs) -> Result<Option<backup::Selection>, Failure> {
+fn part(args: &PartArgs, logins: bool) -> Result<Option<backup::Selection>, Failure> {
     if args.ns_from.len() != args.ns_to.len() {
         return Err(Failure::usage("every --ns-from needs its --ns-to"));
     }
     let rename = args.ns_from.iter().zip(&args.ns_to).map(|(f, t)| Rename { from: f.clone(), to: t.clone() });
     let namespaces =
         Namespaces { include: args.namespaces.clone(), exclude: args.ns_exclude.clone(), rename: rename.collect() };
-    let selection = Selection { paths: args.paths.clone(), namespaces, ..Selection::default() };
+    let selection = Selection { paths: args.paths.clone(), namespaces, keys: args.keys.clone(), logins };
     let selection = selection.checked().map_err(|e| Failure::usage(e.to_string()))?;
-    Ok((!selection.is_everything()).then(|| convert::selection_to_wire(&selection)))
+    Ok((selection != Selection::default()).then(|| convert::selection_to_wire(&selection)))
 }
 
 fn refused(plan: &Plan) -> Failure {
@@ -168,6 +168,10 @@ fn lines(plan: &Plan) -> Vec<String> {
             );
             format!("  {mark} {:>2}. {on}: {}", step.number, step.title)
         }));
+    }
+    if !plan.corrections.is_empty() {
+        lines.extend([String::new(), "Not as in the backup:".to_owned()]);
+        lines.extend(plan.corrections.iter().map(|c| format!("  - {c}")));
     }
     if !plan.notes.is_empty() {
         lines.extend([String::new(), "Notes:".to_owned()]);
@@ -230,6 +234,7 @@ mod tests {
                     ..Step::default()
                 },
             ],
+            corrections: vec!["prexor:v1:lease:* is left out".into()],
             notes: vec!["logins are lost".into()],
             after: "Run `systemctl start prexorcloud-controller` to bring the cluster back.".into(),
             ..Plan::default()
@@ -260,6 +265,10 @@ mod tests {
             (&["mod_chat_*".into()][..], &["*_cache".into()][..])
         );
         assert_eq!(selection.namespaces_rename[0].to, "old_*");
+        let asked = request(&args("latest --keys prexor:v1:platform:chat:* --keep-logins")).unwrap().selection.unwrap();
+        assert_eq!((&asked.keys[..], asked.logins), (&["prexor:v1:platform:chat:*".to_owned()][..], true));
+        assert!(request(&args("latest --keep-logins")).unwrap().selection.unwrap().logins);
+        assert_eq!(request(&args("latest")).unwrap().selection, None);
         for wrong in ["--paths ../x", "--paths /etc/passwd", "--ns-from a* --ns-to b"] {
             assert_eq!(request(&args(&format!("latest {wrong}"))).unwrap_err().exit, Exit::Usage, "{wrong}");
         }
@@ -290,6 +299,9 @@ mod tests {
                 "Steps (! changes live data):",
                 "     1. h1: stage mongo",
                 "  !  2. h1: drop+restore mongo",
+                "",
+                "Not as in the backup:",
+                "  - prexor:v1:lease:* is left out",
                 "",
                 "Notes:",
                 "  - logins are lost",

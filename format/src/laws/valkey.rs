@@ -214,6 +214,11 @@ impl State {
         }
     }
 
+    /// How many revocations there are, whether they are listed or only counted.
+    pub fn revocations_in_force(&self) -> u64 {
+        REVOCATIONS.iter().filter_map(|family| self.families.get(*family)).sum()
+    }
+
     /// Only the keys that `covers` says yes to; leases count where they or their counters are covered.
     pub fn only(mut self, covers: impl Fn(&[u8]) -> bool) -> Self {
         self.issued.0.retain(|place, _| covers(&place.key));

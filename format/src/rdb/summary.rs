@@ -1,6 +1,9 @@
 //! A whole file in figures: keys and content digests by family.
 
-use std::{collections::BTreeMap, io::Read};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read,
+};
 
 use super::{
     error::RdbError,
@@ -9,7 +12,7 @@ use super::{
 };
 use crate::{
     digest::{ContentHasher, Order},
-    laws::valkey::Fencing,
+    laws::valkey::{Correction, Fencing, Place, removes, role},
     manifest::KeyFamily,
     text,
 };
@@ -45,6 +48,9 @@ pub struct Summary {
     expiring_keys: u64,
     families: BTreeMap<String, (u64, ContentHasher)>,
     fencing: Fencing,
+    /// What the restore laws take out: families, and single keys.
+    removed: Vec<Correction>,
+    apart: BTreeSet<Place>,
 }
 
 impl Summary {
@@ -59,11 +65,26 @@ impl Summary {
         Self { alive_at_ms: Some(ms), ..Self::default() }
     }
 
+    /// Leaves out what these corrections take away, and the single keys that they give another value.
+    pub fn without(self, corrections: &[Correction]) -> Self {
+        let removed = corrections.iter().filter(|c| c.place().is_none()).cloned().collect();
+        let apart = corrections.iter().filter_map(Correction::place).cloned().collect();
+        Self { removed, apart, ..self }
+    }
+
+    fn is_left_out(&self, entry: &Entry<'_>) -> bool {
+        if self.removed.is_empty() && self.apart.is_empty() || role(entry.key).is_none() {
+            return false;
+        }
+        let place = || Place { db: entry.db, key: entry.key.to_owned() };
+        removes(&self.removed, entry.key) || entry.key_len == entry.key.len() as u64 && self.apart.contains(&place())
+    }
+
     /// Adds a key. Collections without elements do not count: a server does not load them.
     pub fn add(&mut self, entry: &Entry<'_>) {
         let empty = entry.elements == 0 && entry.kind != Kind::Stream;
         let expired = self.alive_at_ms.zip(entry.expires_at_ms).is_some_and(|(now, at)| at <= now);
-        if empty || expired {
+        if empty || expired || self.is_left_out(entry) {
             return;
         }
         self.keys += 1;

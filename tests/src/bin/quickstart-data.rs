@@ -22,7 +22,9 @@ const USAGE: &str = "quickstart-data: what deploy/quickstart needs
   fill               fill the servers and the tree
   snapshot FILE      write down all that is there
   destroy            drop, flush and remove everything
-  compare FILE       compare all that is there with a snapshot; exits 1 and names what differs
+  compare FILE [OVER]
+                     compare all that is there with a snapshot, or with what its restore over another one leaves; exits 1
+                     and names what differs
 ";
 
 #[tokio::main]
@@ -47,8 +49,15 @@ async fn main() -> Result<ExitCode> {
             fs::write(file, serde_json::to_vec(&snapshot)?).with_context(|| file.to_owned())?;
             println!("{}", snapshot.summary());
         }
-        ["compare", file] => {
-            let before: Snapshot = serde_json::from_slice(&fs::read(file).with_context(|| file.to_owned())?)?;
+        ["compare", file, ref live @ ..] => {
+            let read = |file: &str| -> Result<Snapshot> {
+                Ok(serde_json::from_slice(&fs::read(file).with_context(|| file.to_owned())?)?)
+            };
+            let mut before = read(file)?;
+            // Restored over this: the laws of a restore correct some of Valkey's keys.
+            if let [live] = live {
+                before = before.restored_over(&read(live)?);
+            }
             let after = Scratch::open().await?.snapshot().await?;
             let found = before.differences(&after);
             for difference in found.iter().take(40) {

@@ -85,3 +85,50 @@ fn sorted(items: Vec<Reply>, width: usize) -> Reply {
     groups.sort();
     Reply::Array(Some(groups.into_iter().flatten().map(|bytes| Reply::Bulk(Some(bytes))).collect()))
 }
+
+/// What is left of a backup's keys when it is restored over live ones, by the restore laws L1, L4, L5 and L6.
+pub fn corrected(backup: &Things, live: &Things) -> Things {
+    const GONE: [&str; 10] = [
+        "lease:",
+        "nodeowner:",
+        "node:",
+        "instance:",
+        "player:",
+        "sse:",
+        "login:fail:",
+        "login:lock:",
+        "pwreset:",
+        "plugintoken:",
+    ];
+    // Database and what follows `prexor:v1:`.
+    let ours = |name: &str| name.split_once(" prexor:v1:").map(|(db, key)| (db.to_owned(), key.to_owned()));
+    let is = |name: &str, prefixes: &[&str]| ours(name).is_some_and(|(_, k)| prefixes.iter().any(|p| k.starts_with(p)));
+    let mut out: Things =
+        backup.iter().filter(|(name, _)| !is(name, &GONE)).map(|(n, a)| (n.clone(), a.clone())).collect();
+    for (name, aspects) in live.iter().filter(|(name, _)| is(name, &["jwt:revoked:", "nodecert:revoked:"])) {
+        let end = |a: &Aspects| a.get("expires at").and_then(|e| e.parse::<i64>().ok()).unwrap_or(i64::MAX);
+        if out.get(name).is_none_or(|known| end(known) < end(aspects)) {
+            out.insert(name.clone(), aspects.clone());
+        }
+    }
+    let mut issued: std::collections::BTreeMap<String, i64> = std::collections::BTreeMap::new();
+    for (name, aspects) in backup.iter().chain(live) {
+        let Some((db, key)) = ours(name) else { continue };
+        let value = aspects.get("value").map(String::as_str).unwrap_or_default();
+        let (resource, number) = match (key.strip_prefix("lease-token:"), key.strip_prefix("lease:")) {
+            (Some(resource), _) => (resource, value),
+            (_, Some(resource)) => (resource, value.rsplit('|').next().unwrap_or_default()),
+            _ => continue,
+        };
+        if let Ok(number) = number.parse() {
+            let highest = issued.entry(format!("{db} prexor:v1:lease-token:{resource}")).or_insert(number);
+            *highest = number.max(*highest);
+        }
+    }
+    for (name, highest) in issued {
+        let value = (highest.max(0) + 1_000_000).to_string();
+        let aspects = [("type", "string".to_owned()), ("expires at", "never".to_owned()), ("value", value)];
+        out.insert(name, aspects.map(|(k, v)| (k.to_owned(), v)).into());
+    }
+    out
+}

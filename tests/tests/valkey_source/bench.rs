@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -144,4 +144,26 @@ impl Bench {
         let names = fs::read_dir(self.server.data_dir()).unwrap().map(|e| e.unwrap().file_name());
         names.map(|n| n.into_string().unwrap()).filter(|n| n.starts_with(".prexor")).collect()
     }
+}
+
+/// What `DEBUG DIGEST` says of a server that has loaded this file and was then made to hold these keys, by commands.
+pub(crate) async fn digest_of(file: &Path, expected: &Things) -> String {
+    let mut server = Valkey::builder().setting("enable-debug-command yes").start().await;
+    server.stop().await;
+    fs::copy(file, server.data_dir().join("dump.rdb")).unwrap();
+    server.start().await;
+    let mut resp = server.client().await;
+    let found = prexor_tests::equality::valkey(&mut resp).await.unwrap();
+    for name in found.keys().filter(|name| !expected.contains_key(*name)) {
+        let (db, key) = name.strip_prefix("db").unwrap().split_once(' ').unwrap();
+        resp.call(&["SELECT", db]).await.unwrap();
+        assert_eq!(resp.call(&["DEL", &key.replace(r"\xc3\xb6", "ö")]).await.unwrap().integer(), 1, "{key}");
+    }
+    for (name, aspects) in expected.iter().filter(|(name, aspects)| found.get(*name) != Some(aspects)) {
+        let (db, key) = name.strip_prefix("db").unwrap().split_once(' ').unwrap();
+        assert_eq!((&*aspects["type"], &*aspects["expires at"]), ("string", "never"), "{name}");
+        resp.call(&["SELECT", db]).await.unwrap();
+        resp.call(&["SET", key, &aspects["value"]]).await.unwrap();
+    }
+    server.cli(&["DEBUG", "DIGEST"])
 }

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use bytes::Bytes;
 use fred::{
     prelude::{Builder, Client, ClientLike, Config, Error, ErrorKind, FromValue},
-    types::{ClusterHash, ConnectHandle, CustomCommand, RespVersion},
+    types::{ClusterHash, ConnectHandle, CustomCommand, RespVersion, Value},
 };
 
 use super::SourceError;
@@ -12,6 +13,9 @@ use super::SourceError;
 /// A server that is forking for a save may need a while for an answer.
 const ANSWER: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// A command and its arguments.
+pub(super) type Command = (&'static str, Vec<Bytes>);
 
 /// A server's address with its credentials; only host and port are ever shown.
 #[derive(Clone)]
@@ -140,6 +144,44 @@ impl Connection {
         }
     }
 
+    /// As [`Connection::ask`], where a refusal is an error.
+    pub(super) async fn must<T: FromValue>(&self, command: &'static str, args: &[&str]) -> Result<T, SourceError> {
+        self.ask(command, args).await?.map_err(|said| self.refused(command, &said))
+    }
+
+    /// Sends commands in one go; tells for each what the server answered or refused with.
+    pub(super) async fn many(&self, commands: Vec<Command>) -> Result<Vec<Result<Value, String>>, SourceError> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pipeline = self.client.pipeline();
+        for (command, args) in commands {
+            let name = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
+            let queued: Result<(), Error> = pipeline.custom(name, args).await;
+            queued.map_err(|e| self.address.error(command, &e))?;
+        }
+        let understood = |answer: Result<Value, Error>| match answer {
+            Ok(value) => Ok(Ok(value)),
+            Err(e) => match self.address.error("a command", &e) {
+                SourceError::Failed(_) => Ok(Err(e.details().to_owned())),
+                ours => Err(ours),
+            },
+        };
+        pipeline.try_all::<Value>().await.into_iter().map(understood).collect()
+    }
+
+    /// As [`Connection::many`], where a refusal is an error.
+    pub(super) async fn all(&self, commands: Vec<Command>) -> Result<(), SourceError> {
+        let name = commands.first().map_or("", |(name, _)| *name);
+        let refused = |said: String| self.refused(name, &said);
+        self.many(commands).await?.into_iter().try_for_each(|answer| answer.map(drop).map_err(refused))
+    }
+
+    /// The error for a command that the server refused.
+    pub(super) fn refused(&self, command: &str, said: &str) -> SourceError {
+        SourceError::Failed(format!("Valkey at {} refuses {command}: {said}", self.address))
+    }
+
     /// All of the server's own figures.
     pub(super) async fn info(&self) -> Result<Info, SourceError> {
         let text: String = self
@@ -198,8 +240,16 @@ impl Info {
     /// Keys in all logical databases.
     pub(super) fn keys(&self) -> u64 {
         let of = |value: &str| value.strip_prefix("keys=")?.split(',').next()?.parse::<u64>().ok();
-        let is_db = |name: &str| name.strip_prefix("db").is_some_and(|n| n.parse::<u32>().is_ok());
-        self.0.iter().filter(|(name, _)| is_db(name)).filter_map(|(_, value)| of(value)).sum()
+        self.keyspace().filter_map(|(_, value)| of(value)).sum()
+    }
+
+    /// The logical databases that have keys.
+    pub(super) fn databases(&self) -> Vec<u64> {
+        self.keyspace().map(|(db, _)| db).collect()
+    }
+
+    fn keyspace(&self) -> impl Iterator<Item = (u64, &str)> {
+        self.0.iter().filter_map(|(name, value)| Some((name.strip_prefix("db")?.parse().ok()?, value.as_str())))
     }
 
     pub(super) fn append_only(&self) -> bool {

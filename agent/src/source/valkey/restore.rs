@@ -8,10 +8,12 @@
 
 use std::{
     fs::File,
+    io,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use prexor_format::{
+    laws::valkey::{Correction, Options, corrections, lost, words},
     manifest::KeyFamily,
     rdb::{RdbSummary, Summary},
 };
@@ -19,7 +21,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     SourceError, ValkeySource, blocking, capture,
-    client::Info,
+    client::{Connection, Info},
+    laws::{self, Live},
     place::Place,
     prepare,
     save::{self, Patience},
@@ -32,6 +35,10 @@ use crate::{
 
 /// Note: where the data is; from then on there may be files of ours beside it.
 const SITE: &str = "valkey-site";
+/// Note: what was live, as the restore laws need it ([`Live`]); kept before anything makes room.
+const LIVE: &str = "valkey-live";
+/// Note: the corrections by the restore laws, settled once the backup's keys were seen.
+const CORRECTIONS: &str = "valkey-corrections";
 /// Note: everything lies beside the data, verified.
 const PREPARED: &str = "valkey-prepared";
 /// Note: the server is being stopped for the exchange.
@@ -80,6 +87,7 @@ impl Restore {
         }
         let site = self.source.site(&connection).await?;
         site.accessible()?;
+        self.keep_live(&connection).await?;
         self.keep_note(SITE, &site)?;
         let unit = self.unit.clone();
         blocking(move || prepare::lay_beside(&site, &unit)).await?;
@@ -92,8 +100,18 @@ impl Restore {
             return Err(SourceError::Invalid("Valkey's restore is not prepared".into()));
         };
         if self.note::<bool>(EXCHANGED)?.is_none() {
-            if !site.append_only && self.note::<bool>(STOPPING)?.is_none() {
-                self.save_live(&site).await?;
+            if self.note::<bool>(STOPPING)?.is_none() {
+                match self.source.connect().await {
+                    Ok(connection) => {
+                        self.keep_live(&connection).await?;
+                        self.save_live(&connection, &site).await?;
+                    }
+                    // A server that is down has nothing in memory.
+                    Err(SourceError::Unavailable(why)) => {
+                        tracing::warn!(why, "Valkey is down, its last dump is what a revert would bring back");
+                    }
+                    Err(e) => return Err(e),
+                }
             }
             self.keep_note(STOPPING, &true)?;
             self.stop().await?;
@@ -106,7 +124,8 @@ impl Restore {
         let (_, contents) = prepare::described(&self.unit)?;
         // Those that have expired by now may be gone already or not.
         let expected = contents.keys.saturating_sub(contents.expiring_keys)..=contents.keys;
-        if !expected.contains(&info.keys()) {
+        let corrected = self.note::<Vec<Correction>>(CORRECTIONS)?.is_some();
+        if !corrected && !expected.contains(&info.keys()) {
             return Err(SourceError::Failed(format!(
                 "Valkey has loaded {} keys, the backup has {} ({} of them may have expired): see its log",
                 info.keys(),
@@ -114,21 +133,43 @@ impl Restore {
                 contents.expiring_keys
             )));
         }
-        Ok(())
+        self.correct(&site).await
     }
 
     /// Without append-only files a server may keep its keys in memory alone (`save ""`), and whether it saves when it is
     /// stopped is up to its settings and its service manager. What a revert brings back must be on the disk.
-    async fn save_live(&self, site: &Site) -> Result<(), SourceError> {
-        match self.source.connect().await {
-            Ok(connection) => save::fresh(&connection, site).await.map(drop),
-            // A server that is down has nothing in memory.
-            Err(SourceError::Unavailable(why)) => {
-                tracing::warn!(why, "Valkey is down, its last dump is what a revert would bring back");
-                Ok(())
-            }
-            Err(e) => Err(e),
+    async fn save_live(&self, connection: &Connection, site: &Site) -> Result<(), SourceError> {
+        if site.append_only { Ok(()) } else { save::fresh(connection, site).await.map(drop) }
+    }
+
+    /// Keeps what the restore laws must know of the live keys. What an earlier look saw is not forgotten.
+    async fn keep_live(&self, connection: &Connection) -> Result<(), SourceError> {
+        let mut live = laws::read(connection).await?;
+        if let Some(earlier) = self.note::<Live>(LIVE)? {
+            live.merge(earlier);
         }
+        self.keep_note(LIVE, &live)
+    }
+
+    /// Carries out the restore laws on the loaded keys, and has the outcome on the disk.
+    async fn correct(&self, site: &Site) -> Result<(), SourceError> {
+        let connection = self.source.connect().await?;
+        let live = self.note::<Live>(LIVE)?.unwrap_or_default();
+        let corrections = match self.note::<Vec<Correction>>(CORRECTIONS)? {
+            // Settled before a crash: some of them may be carried out already.
+            Some(corrections) => corrections,
+            None => {
+                let backup = laws::read(&connection).await?.state;
+                let options = Options { keep_logins: self.unit.selection.logins };
+                let corrections = corrections(Some(&live.state), &backup, options);
+                let told = [words(&corrections), lost(Some(&live.state))].concat();
+                self.unit.tell(&told).map_err(notes_failed)?;
+                self.keep_note(CORRECTIONS, &corrections)?;
+                corrections
+            }
+        };
+        laws::apply(&connection, &corrections, &live, |_| true).await?;
+        self.save_live(&connection, site).await
     }
 
     pub(super) async fn revert(self) -> Result<(), SourceError> {
@@ -164,7 +205,8 @@ impl Restore {
         blocking(move || Place::new(&site, &unit).discard()).await
     }
 
-    /// Has the server save and compares that file with the staged one, which `prepare` has compared with the manifest.
+    /// Has the server save and compares that file with the staged one, which `prepare` has compared with the manifest,
+    /// after the corrections by the restore laws.
     ///
     /// Keys that expire before the save had ended are left out on both sides, whether the server has deleted them yet or
     /// not; all others must be there and equal, by family.
@@ -173,19 +215,25 @@ impl Restore {
         let site = self.source.site(&connection).await?;
         let saved = save::fresh(&connection, &site).await?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as i64);
+        let corrections = self.note::<Vec<Correction>>(CORRECTIONS)?.unwrap_or_default();
+        let mut told = laws::differences(&connection, &corrections, now).await?;
         let unit = self.unit;
-        blocking(move || {
+        let compared = blocking(move || {
             let staged = unit.staged(prepare::described(&unit)?.0);
-            let read = |file, name: String| {
+            let read = |file, name: String, summary: Summary| {
                 let of_it = |e: &dyn std::fmt::Display| SourceError::Failed(format!("{name} cannot be compared: {e}"));
                 let file: File = Result::map_err(file, |e: std::io::Error| of_it(&e))?;
-                capture::sum_up(file, Summary::alive_at(now), &unit.progress).map_err(|e| of_it(&e))
+                capture::sum_up(file, summary, &unit.progress).map_err(|e| of_it(&e))
             };
-            let expected = read(File::open(&staged), staged.display().to_string())?;
-            let found = read(Ok(saved.file), site.rdb_path().display().to_string())?;
+            let without = |c: &[Correction]| Summary::alive_at(now).without(c);
+            let expected = read(File::open(&staged), staged.display().to_string(), without(&corrections))?;
+            // The single keys that were corrected are compared by themselves; what was taken away must be gone.
+            let single: Vec<_> = corrections.into_iter().filter(|c| c.place().is_some()).collect();
+            let found = read(Ok(saved.file), site.rdb_path().display().to_string(), without(&single))?;
             Ok(differences(&expected, &found))
-        })
-        .await
+        });
+        told.extend(compared.await?);
+        Ok(told)
     }
 
     async fn service_state(&self) -> Result<ServiceState, SourceError> {
@@ -245,14 +293,16 @@ impl Restore {
     }
 
     fn note<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, SourceError> {
-        self.unit.load_note(name).map_err(|e| SourceError::Failed(format!("reading the restore's notes failed: {e}")))
+        self.unit.load_note(name).map_err(notes_failed)
     }
 
     fn keep_note<T: serde::Serialize>(&self, name: &str, note: &T) -> Result<(), SourceError> {
-        self.unit
-            .save_note(name, note)
-            .map_err(|e| SourceError::Failed(format!("keeping the restore's notes failed: {e}")))
+        self.unit.save_note(name, note).map_err(notes_failed)
     }
+}
+
+fn notes_failed(e: io::Error) -> SourceError {
+    SourceError::Failed(format!("the restore's notes cannot be kept or read: {e}"))
 }
 
 fn service_failed(e: ServiceError) -> SourceError {

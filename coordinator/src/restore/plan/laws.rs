@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use prexor_format::{
     artifact::ArtifactKind,
     id::NodeName,
+    laws::valkey::{self as laws, State},
     manifest::{Artifact, Consistency, Contents, Controller, Manifest},
     selection::Selection,
-    text::bytes,
+    text::{bytes, things},
 };
 use prexor_proto::facts;
 
@@ -170,11 +171,7 @@ pub(super) fn notes(manifest: &Manifest, selected: &[&Artifact]) -> Vec<String> 
                 out.push("the dump's collections were read one after the other, not at one point in time".to_owned());
             }
             Contents::Mongo(_) => {}
-            Contents::Valkey(_) => out.push(
-                "Valkey comes back as it was: leases, login lockouts and revocations of that time are in force again, \
-                 and fencing counters go back (laws L1, L4, L5, L6 are not carried out by this version)"
-                    .to_owned(),
-            ),
+            Contents::Valkey(_) => {}
             Contents::Filesystem(f) => {
                 if let Some(ca) = f.platform_ca.first() {
                     out.push(format!(
@@ -188,6 +185,53 @@ pub(super) fn notes(manifest: &Manifest, selected: &[&Artifact]) -> Vec<String> 
                 out.push(format!("on {} these are kept as they are now: {kept}", artifact.node));
             }
         }
+    }
+    out
+}
+
+/// L1, L4, L5 and L6: what of this artifact will not be as in the backup.
+pub(super) fn corrections(artifact: &Artifact, node: &NodeFacts, selection: &Selection) -> Vec<String> {
+    let Contents::Valkey(contents) = &artifact.contents else { return Vec::new() };
+    let covers = |key: &[u8]| selection.covers_key(key);
+    let whole = selection.keys.is_empty();
+    let live = source(node, artifact.kind).and_then(|s| s.facts.get(facts::LAWS));
+    let live: Option<State> = live.and_then(|json| serde_json::from_str(json).ok());
+    let backup = State {
+        keys: contents.keys,
+        issued: contents.fencing.clone().unwrap_or_default(),
+        // How many keys of a family match a pattern is not in the manifest.
+        families: contents.families.iter().filter(|_| whole).map(|f| (f.name.clone(), f.keys)).collect(),
+        ..State::default()
+    };
+    let options = laws::Options { keep_logins: selection.logins };
+    let kept = live.clone().map(|live| live.only(covers));
+    let mut out = laws::words(&laws::corrections(kept.as_ref(), &backup.only(covers), options));
+    if !whole {
+        let logins = if selection.logins { "" } else { " and logins" };
+        out.push(format!("leases, ownership{logins} are left out also where they match (laws L4, L5)"));
+    }
+    match &live {
+        None => out.push(
+            "the live keys could not be looked at now: the agent reads them before they make room, and says what it \
+             corrects then"
+                .to_owned(),
+        ),
+        Some(live) => {
+            out.extend(laws::lost(Some(live)));
+            let revoked = live.revocations_in_force();
+            if revoked > 0 {
+                out.push(format!(
+                    "{} of now stay in force beside the backup's (law L6)",
+                    things(revoked, "revocation")
+                ));
+            }
+        }
+    }
+    if contents.fencing.is_none() {
+        out.push(
+            "fencing counters also go on above the numbers of the backup, which its manifest does not list (law L1)"
+                .to_owned(),
+        );
     }
     out
 }

@@ -2,8 +2,10 @@
 
 use prexor_format::{
     digest::{ContentHasher, Order},
+    laws::{self, valkey::Fencing},
     manifest::{
-        Collection, CollectionType, Consistency, FilesContents, Host, MongoContents, StoredFile, ValkeyContents,
+        Collection, CollectionType, Consistency, FilesContents, Host, KeyFamily, MongoContents, StoredFile,
+        ValkeyContents,
     },
 };
 use prexor_proto::facts;
@@ -285,4 +287,53 @@ fn a_part_leaves_the_other_kinds_alone_and_says_what_it_takes() {
     assert!(colliding.refusals[0].message.contains("both become prexorcloud.one"), "{:?}", colliding.refusals);
     let both = Options { scope: vec![ArtifactKind::Mongo, ArtifactKind::Valkey], selection: part("users") };
     assert!(plan(&m, &[node()], &both).refusals[0].message.contains("leave valkey out"));
+}
+
+#[test]
+fn what_the_laws_correct_is_in_the_plan() {
+    let mut manifest = manifest();
+    let family =
+        |name: &str, keys| KeyFamily { name: name.into(), keys, content: ContentHasher::new(Order::Multiset).finish() };
+    let Contents::Valkey(valkey) = &mut manifest.artifacts[1].contents else { unreachable!() };
+    valkey.families = vec![family("prexor:v1:lease:", 2), family("prexor:v1:login:lock:", 1), family("", 4)];
+    let fencing = valkey.fencing.insert(Fencing::default());
+    fencing.add(0, b"prexor:v1:lease-token:leader", Some(b"41"));
+    let mut live = laws::valkey::State::default();
+    live.add(0, b"prexor:v1:lease-token:leader", Some(b"57"), None);
+    live.add(0, b"prexor:v1:jwt:revoked:x", Some(b"1"), None);
+    live.revocations.clear();
+    let mut node = node();
+    node.sources[1].facts.insert(facts::LAWS.into(), serde_json::to_string(&live).unwrap());
+
+    let planned = |options: &Options, node: &NodeFacts| plan(&manifest, std::slice::from_ref(node), options);
+    let first = planned(&everything(), &node);
+    let told = first.corrections.join("\n");
+    for part in [
+        "lease-token:leader goes on at 1000057 (in the backup 41, live 57; law L1)",
+        "prexor:v1:lease:* is left out: 2 keys",
+        "prexor:v1:login:lock:* is left out: 1 key",
+        "1 revocation of now stay in force",
+    ] {
+        assert!(told.contains(part), "{part} not in\n{told}");
+    }
+    let selection = Selection { logins: true, ..Selection::default() };
+    let keep = planned(&Options { scope: vec![], selection }, &node).corrections.join("\n");
+    assert!(!keep.contains("login:lock") && keep.contains("prexor:v1:lease:*"), "{keep}");
+    let selection = Selection { keys: vec!["prexor:v1:platform:*".into()], ..Selection::default() };
+    let part = planned(&Options { scope: vec![], selection }, &node).corrections.join("\n");
+    assert!(!part.contains("lease-token:leader"), "it is not touched: {part}");
+
+    // A counter that moves on does not make another plan of it.
+    live.add(0, b"prexor:v1:lease-token:leader", Some(b"58"), None);
+    node.sources[1].facts.insert(facts::LAWS.into(), serde_json::to_string(&live).unwrap());
+    assert_eq!(planned(&everything(), &node).digest(), first.digest());
+
+    // Nothing is left of the live keys, or nobody could look at them.
+    let empty = serde_json::to_string(&laws::valkey::State::default()).unwrap();
+    node.sources[1].facts.insert(facts::LAWS.into(), empty);
+    let lost = planned(&everything(), &node).corrections.join("\n");
+    assert!(lost.contains("rotate security.jwtSecret") && lost.contains("1000041"), "{lost}");
+    node.sources[1].facts.remove(facts::LAWS);
+    let unknown = planned(&everything(), &node).corrections.join("\n");
+    assert!(unknown.contains("could not be looked at") && !unknown.contains("rotate"), "{unknown}");
 }
