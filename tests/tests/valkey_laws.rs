@@ -1,0 +1,135 @@
+//! The restore laws of Valkey on a real server: what the naive way does to fencing numbers and revocations, and what ours
+//! makes of them.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "valkey_source/bench.rs"]
+#[allow(dead_code, reason = "each suite uses its part")]
+mod bench;
+
+use std::{fs, sync::atomic::Ordering};
+
+use bench::Bench;
+use prexor_agent::{restore_unit::RestoreUnit, source::Source};
+use prexor_format::selection::Selection;
+use prexor_tests::{capture::stage_part, servers::Valkey};
+
+/// What a leaseholder does to get a number.
+fn next_number(bench: &Bench) -> u64 {
+    bench.server.cli(&["INCR", "prexor:v1:lease-token:leader"]).trim().parse().unwrap()
+}
+
+fn exists(bench: &Bench, key: &str) -> bool {
+    bench.server.cli(&["EXISTS", key]).trim() == "1"
+}
+
+fn set(bench: &Bench, key: &str, value: &str, seconds: &str) {
+    assert_eq!(bench.server.cli(&["SET", key, value, "EX", seconds]).trim(), "OK");
+}
+
+/// Laws L1, L5 and L6 broken: stop, copy `dump.rdb`, start.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_naive_way_issues_a_number_twice_and_forgets_a_revocation() {
+    let mut bench = Bench::filled(Valkey::builder()).await;
+    bench.capture().await;
+    let issued = next_number(&bench);
+    set(&bench, "prexor:v1:jwt:revoked:stolen", "1", "9000");
+    bench.server.stop().await;
+    fs::copy(bench.backup().join("valkey/dump.rdb"), bench.server.data_dir().join("dump.rdb")).unwrap();
+    bench.server.start().await;
+    assert_eq!(next_number(&bench), issued, "two leaseholders pass the fence with one number");
+    assert!(!exists(&bench, "prexor:v1:jwt:revoked:stolen"), "a stolen session works again");
+    assert!(exists(&bench, "prexor:v1:login:lock:björn"), "and a user is locked out for what he did long ago");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_number_is_issued_twice_and_no_revocation_is_forgotten() {
+    for append_only in [false, true] {
+        let builder = if append_only { Valkey::builder().append_only() } else { Valkey::builder() };
+        let mut bench = Bench::filled(builder).await;
+        // Runs out before the live one does.
+        set(&bench, "prexor:v1:jwt:revoked:extended", "1", "100");
+        let artifact = bench.capture().await;
+        let issued = next_number(&bench);
+        // A lease whose counter is lost counts too.
+        set(&bench, "prexor:v1:lease:orphan", "uuid|77", "9000");
+        set(&bench, "prexor:v1:jwt:revoked:stolen", "1", "9000");
+        set(&bench, "prexor:v1:jwt:revoked:extended", "1", "9000");
+        let unit = bench.unit("job-1", &artifact);
+        bench.source.prepare(&unit).await.unwrap();
+        // What happens between prepare and swap counts as well.
+        let last = (0..5).map(|_| next_number(&bench)).last().unwrap();
+        assert_eq!(last, issued + 5);
+        bench.source.swap(&unit).await.unwrap();
+        assert_eq!(bench.source.check(&unit).await.unwrap(), Vec::<String>::new());
+        let told = unit.told().unwrap().join("\n");
+        assert!(told.contains("prexor:v1:lease-token:leader goes on at"), "{told}");
+        assert!(told.contains("prexor:v1:jwt:revoked:*: 2 revocations made since"), "{told}");
+        // A crash right after the commit takes nothing of it back.
+        bench.source.commit(&unit).await.unwrap();
+        if append_only {
+            tokio::time::sleep(std::time::Duration::from_millis(1500)).await; // appendfsync everysec
+        }
+        bench.server.kill();
+        bench.server.start().await;
+        assert!(next_number(&bench) > last);
+        assert_eq!(bench.server.cli(&["GET", "prexor:v1:lease-token:orphan"]).trim(), "1000077");
+        assert!(exists(&bench, "prexor:v1:jwt:revoked:stolen"));
+        let ttl: u64 = bench.server.cli(&["TTL", "prexor:v1:jwt:revoked:extended"]).trim().parse().unwrap();
+        assert!(ttl > 8_000, "{ttl}");
+        for gone in ["lease:leader", "node:node-1", "sse:events", "login:lock:björn", "pwreset:abcdef"] {
+            assert!(!exists(&bench, &format!("prexor:v1:{gone}")), "{gone}");
+        }
+        assert!(exists(&bench, "prexor:v1:platform:stats:integer"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logins_come_back_where_that_is_asked_for() {
+    let bench = Bench::filled(Valkey::builder()).await;
+    let artifact = bench.capture().await;
+    let selection = Selection { logins: true, ..Selection::default() };
+    let unit = stage_part(&bench.dir.path().join("state"), "job-1", &artifact, &bench.backup(), &selection).unwrap();
+    bench.source.prepare(&unit).await.unwrap();
+    bench.source.swap(&unit).await.unwrap();
+    assert!(exists(&bench, "prexor:v1:login:lock:björn") && !exists(&bench, "prexor:v1:lease:leader"));
+    assert_eq!(bench.source.check(&unit).await.unwrap(), Vec::<String>::new());
+}
+
+/// The live keys are moved aside, and the agent is killed before it has seen the new ones: it still knows the old numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_live_survives_a_crash_of_the_agent() {
+    let bench = Bench::filled(Valkey::builder()).await;
+    let artifact = bench.capture().await;
+    let issued = next_number(&bench);
+    set(&bench, "prexor:v1:nodecert:revoked:ffff", "node-3", "9000");
+    let unit = bench.unit("job-1", &artifact);
+    bench.source.prepare(&unit).await.unwrap();
+    bench.service.start_fails.store(true, Ordering::Relaxed);
+    assert!(bench.source.swap(&unit).await.is_err());
+    bench.service.start_fails.store(false, Ordering::Relaxed);
+    let dir = unit.dir().to_owned();
+    drop(unit);
+    let unit = RestoreUnit::open(&dir, "job-1").unwrap().unwrap();
+    bench.source.swap(&unit).await.unwrap();
+    assert!(next_number(&bench) > issued);
+    assert!(exists(&bench, "prexor:v1:nodecert:revoked:ffff"));
+    // Corrections that were settled are not settled again on top of themselves.
+    let counter = || bench.server.cli(&["GET", "prexor:v1:lease-token:scheduler"]);
+    let before = counter();
+    bench.source.swap(&unit).await.unwrap();
+    assert_eq!(counter(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_server_is_told_what_is_lost_with_its_keys() {
+    let bench = Bench::filled(Valkey::builder()).await;
+    let artifact = bench.capture().await;
+    bench.server.cli(&["FLUSHALL"]);
+    let unit = bench.unit("job-1", &artifact);
+    bench.source.prepare(&unit).await.unwrap();
+    bench.source.swap(&unit).await.unwrap();
+    let told = unit.told().unwrap().join("\n");
+    assert!(told.contains("rotate security.jwtSecret"), "{told}");
+    assert_eq!(bench.server.cli(&["GET", "prexor:v1:lease-token:leader"]).trim(), "1000041");
+}
