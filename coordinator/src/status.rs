@@ -3,11 +3,11 @@
 use jiff::{SignedDuration, Timestamp};
 use prexor_format::text;
 use prexor_proto::{
-    backup::{Backup, BackupState, GetStatusResponse, Node},
+    backup::{Backup, BackupState, GetStatusResponse, Job, Node},
     convert::{kind_from_wire, time_from_wire},
 };
 
-use crate::{agents::Look, backups, context::Context, error::Error};
+use crate::{agents::Look, backups, context::Context, error::Error, jobs};
 
 /// Certificates that end sooner than this are a problem: agents renew theirs long before.
 const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -33,11 +33,13 @@ pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
             text::bytes(latest.size_bytes)
         ));
     }
+    let mut active_jobs: Vec<Job> = ctx.catalog.active_jobs().await?.into_iter().map(|row| row.job).collect();
+    jobs::say_what_they_wait_for(&ctx.catalog, &mut active_jobs, Timestamp::now()).await?;
     Ok(GetStatusResponse {
         cluster: ctx.config.cluster.clone(),
         coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
         ca_fingerprint: ctx.authority.fingerprint().to_string(),
-        active_jobs: ctx.catalog.active_jobs().await?.into_iter().map(|row| row.job).collect(),
+        active_jobs,
         latest_backup,
         store: ctx.store.root().display().to_string(),
         store_free_bytes,
@@ -51,7 +53,11 @@ fn problems(nodes: &[Node], recent: &[Backup], any_complete: bool, now: Timestam
     if nodes.is_empty() {
         problems.push("no agent is enrolled: `prexorctl token create`, then `prexorctl setup` on each host".to_owned());
     }
-    problems.extend(nodes.iter().filter(|n| !n.reachable).map(|n| format!("{}: {}", n.name, n.problem)));
+    for node in nodes.iter().filter(|n| !n.reachable) {
+        let since = node.unreachable_since.as_ref().and_then(|t| time_from_wire(t).ok());
+        let since = since.map(|t| format!(" for {}", text::duration(now.duration_since(t)))).unwrap_or_default();
+        problems.push(format!("{} is not reachable{since}: {}", node.name, node.problem));
+    }
     for node in nodes {
         for source in node.sources.iter().filter(|s| !s.problem.is_empty()) {
             let kind = kind_from_wire(source.kind).map_or("an unknown source", |k| k.as_str());
@@ -94,11 +100,16 @@ mod tests {
             certificate_not_after: soon,
             ..Node::default()
         };
-        let down = Node { name: "h2".to_owned(), problem: "no answer".to_owned(), ..Node::default() };
+        let down = Node {
+            name: "h2".to_owned(),
+            problem: "no answer".to_owned(),
+            unreachable_since: Some(time_to_wire(now - SignedDuration::from_mins(4))),
+            ..Node::default()
+        };
         let damaged = Backup { id: "bk-1".to_owned(), state: BackupState::Damaged as i32, ..Backup::default() };
         let found = problems(&[up, down], &[damaged], false, now);
         let says =
-            ["h2: no answer", "h1: mongo: connection refused", "bk-1 is damaged", "no complete backup", "ends at"];
+            ["h2 is not reachable for 4 min: no answer", "h1: mongo: connection refused", "bk-1 is damaged", "no complete backup", "ends at"];
         assert_eq!(found.len(), says.len());
         for (problem, says) in found.iter().zip(says) {
             assert!(problem.contains(says), "{problem}");

@@ -1,11 +1,11 @@
 //! Numbers, times and words as people read them. Pure.
 
 use comfy_table::{Table, presets};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use prexor_format::artifact::ArtifactKind;
 use prexor_proto::convert;
 
-pub use prexor_format::text::{bytes, count};
+pub use prexor_format::text::{bytes, count, duration};
 
 /// A point in time as people read it: `2026-05-10T08:00:00Z`.
 pub fn time(t: Timestamp) -> String {
@@ -15,21 +15,6 @@ pub fn time(t: Timestamp) -> String {
 /// A time on the wire as people read it; `-` when it is absent.
 pub fn wire_time(t: Option<&prost_types::Timestamp>) -> String {
     t.and_then(|t| convert::time_from_wire(t).ok()).map_or_else(|| "-".to_owned(), time)
-}
-
-/// A span of time in its two largest units: `45 s`, `2 min 5 s`, `3 d 4 h`.
-pub fn duration(d: SignedDuration) -> String {
-    let s = d.as_secs().max(0);
-    let two = |a: i64, unit: &str, b: i64, lower: &str| match b {
-        0 => format!("{a} {unit}"),
-        b => format!("{a} {unit} {b} {lower}"),
-    };
-    match s {
-        0..60 => format!("{s} s"),
-        60..3600 => two(s / 60, "min", s % 60, "s"),
-        3600..86_400 => two(s / 3600, "h", s % 3600 / 60, "min"),
-        _ => two(s / 86_400, "d", s % 86_400 / 3600, "h"),
-    }
 }
 
 /// A scope on the wire as users type it: `mongo,valkey`.
@@ -80,16 +65,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_spans() {
+    fn times() {
         let t: Timestamp = "2026-05-10T08:00:00.999Z".parse().unwrap();
         assert_eq!(time(t), "2026-05-10T08:00:00Z");
         assert_eq!(wire_time(None), "-");
         assert_eq!(wire_time(Some(&prost_types::Timestamp { seconds: i64::MAX, nanos: 0 })), "-");
-        let cases =
-            [(-5, "0 s"), (59, "59 s"), (60, "1 min"), (125, "2 min 5 s"), (7380, "2 h 3 min"), (100_000, "1 d 3 h")];
-        for (s, text) in cases {
-            assert_eq!(duration(SignedDuration::from_secs(s)), text);
-        }
     }
 
     #[test]
