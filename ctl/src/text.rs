@@ -27,6 +27,16 @@ pub fn kind_word(kind: i32) -> &'static str {
     convert::kind_from_wire(kind).map_or("unknown", ArtifactKind::as_str)
 }
 
+/// At most this many characters of a path or name, from its end, which tells more than its beginning.
+pub fn end_of(text: &str, most: usize) -> String {
+    let surplus = text.chars().count().saturating_sub(most);
+    if surplus == 0 {
+        text.to_owned()
+    } else {
+        text.chars().skip(surplus + 1).fold("…".to_owned(), |t, c| t + c.encode_utf8(&mut [0; 4]))
+    }
+}
+
 /// Text from elsewhere (descriptions, paths, messages) on one line: nothing in it moves the cursor or hides itself.
 pub fn clean(text: &str) -> String {
     let hidden = |c: char| {
@@ -76,6 +86,13 @@ mod tests {
     fn what_others_wrote_cannot_drive_the_terminal() {
         assert_eq!(clean("a\u{1b}[2Jb\r\nc\td\u{202e}e"), "a\u{fffd}[2Jb\u{fffd} c d\u{fffd}e");
         assert_eq!(clean("größe 大"), "größe 大");
+    }
+
+    #[test]
+    fn long_names_keep_their_end() {
+        assert_eq!(end_of("größe", 5), "größe");
+        assert_eq!(end_of("a/größe", 5), "…röße");
+        assert_eq!(end_of("", 5), "");
     }
 
     #[test]
