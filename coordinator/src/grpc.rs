@@ -125,3 +125,6 @@ async fn latest(ctx: &Context, before: Option<Timestamp>) -> Result<BackupId, Er
 fn bad_wire(e: prexor_proto::convert::BadWire) -> Error {
     Error::invalid(e.to_string())
 }
+
+#[cfg(test)]
+mod tests;

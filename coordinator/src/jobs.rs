@@ -318,4 +318,4 @@ async fn forward(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

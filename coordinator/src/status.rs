@@ -15,17 +15,22 @@ const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// How many backups are looked at for damage.
 const RECENT: u32 = 100;
 
-/// Looks at everything. Nodes that do not answer are in the report as such.
+/// Looks at everything. Nodes that do not answer, and a store that cannot be used, are in the report as such.
 ///
 /// # Errors
-/// When the catalog or the store cannot be read.
+/// When the catalog cannot be read.
 pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
     let records = ctx.catalog.nodes().await?;
     let nodes = ctx.agents.inspect_all(&records, Look::Plain).await;
-    let latest_backup = backups::latest(ctx, None).await?;
+    let looked_at = async { Ok::<_, Error>((backups::latest(ctx, None).await?, ctx.store.free_bytes().await?)) };
+    let store = looked_at.await;
     let recent: Vec<Backup> = ctx.catalog.backups(None, RECENT).await?.into_iter().map(|b| b.backup).collect();
-    let store_free_bytes = ctx.store.free_bytes().await?;
-    let mut problems = problems(&nodes, &recent, latest_backup.is_some(), Timestamp::now());
+    let any_complete = recent.iter().any(|b| b.state() == BackupState::Complete);
+    let mut problems = Vec::new();
+    problems
+        .extend(store.as_ref().err().map(|e| format!("the store {} is out of order: {e}", ctx.store.root().display())));
+    problems.extend(self::problems(&nodes, &recent, any_complete, Timestamp::now()));
+    let (latest_backup, store_free_bytes) = store.unwrap_or_default();
     if let Some(latest) = latest_backup.as_ref().filter(|b| b.size_bytes > store_free_bytes) {
         problems.push(format!(
             "the store has {} free: the newest backup has {}",
@@ -108,8 +113,13 @@ mod tests {
         };
         let damaged = Backup { id: "bk-1".to_owned(), state: BackupState::Damaged as i32, ..Backup::default() };
         let found = problems(&[up, down], &[damaged], false, now);
-        let says =
-            ["h2 is not reachable for 4 min: no answer", "h1: mongo: connection refused", "bk-1 is damaged", "no complete backup", "ends at"];
+        let says = [
+            "h2 is not reachable for 4 min: no answer",
+            "h1: mongo: connection refused",
+            "bk-1 is damaged",
+            "no complete backup",
+            "ends at",
+        ];
         assert_eq!(found.len(), says.len());
         for (problem, says) in found.iter().zip(says) {
             assert!(problem.contains(says), "{problem}");

@@ -3,8 +3,8 @@
 use prexor_format::id::NodeName;
 use prexor_proto::{
     agent::{
-        ApplyRequest, ApplyResponse, CaptureRequest, ControlServiceRequest, Fence, InspectRequest, PingRequest, ProbeRequest,
-        ProbeResponse, ServiceVerb, agent_service_client::AgentServiceClient, apply_response,
+        ApplyRequest, ApplyResponse, CaptureRequest, ControlServiceRequest, Fence, InspectRequest, PingRequest,
+        ProbeRequest, ProbeResponse, ServiceVerb, agent_service_client::AgentServiceClient, apply_response,
     },
     backup::{Node, Progress, ServiceRole, ServiceState},
     convert::{BadWire, kind_to_wire},

@@ -15,8 +15,8 @@ use prexor_format::{
 use prexor_proto::{
     agent::{
         ApplyEnd, ApplyRequest, ApplyResponse, CaptureRequest, CaptureResponse, Chunk, ControlServiceRequest,
-        ControlServiceResponse, Fence, FileBegin, InspectRequest, InspectResponse, PingRequest, PingResponse, ProbeRequest, ProbeResponse,
-        StageRequest, StageResponse,
+        ControlServiceResponse, Fence, FileBegin, InspectRequest, InspectResponse, PingRequest, PingResponse,
+        ProbeRequest, ProbeResponse, StageRequest, StageResponse,
         agent_service_server::{AgentService, AgentServiceServer},
         apply_response, capture_response, stage_request,
     },

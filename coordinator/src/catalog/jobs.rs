@@ -214,7 +214,8 @@ pub(super) async fn end(
 
 pub(super) async fn find(tx: &mut SqliteConnection, id: &str) -> Result<JobRow, Error> {
     let row = sqlx::query("SELECT * FROM jobs WHERE id = $1").bind(id).fetch_optional(tx).await?;
-    let row = row.ok_or_else(|| Error::not_found(format!("there is no job '{id}': `prexorctl job list` shows them")))?;
+    let row =
+        row.ok_or_else(|| Error::not_found(format!("there is no job '{id}': `prexorctl job list` shows them")))?;
     job_row(&row)
 }
 
@@ -223,7 +224,8 @@ fn busy(first: &str, waits_for: &str, waiting: usize, room: usize) -> Error {
         0 => String::new(),
         _ => format!(", and {waiting} jobs wait already"),
     };
-    let message = format!("it would have to wait for {waits_for}{full}: `prexorctl job watch {first}` waits for that one");
+    let message =
+        format!("it would have to wait for {waits_for}{full}: `prexorctl job watch {first}` waits for that one");
     Error::new(Reason::Busy, message)
 }
 

@@ -212,7 +212,10 @@ mod tests {
         assert!(cancel("job-2").await);
         assert!(!cancel("job-2").await, "it has ended");
         let job = catalog.job("job-2").await.unwrap().job;
-        assert_eq!((job.state(), job.started_at, job.failure.unwrap().reason.as_str()), (JobState::Cancelled, None, "CANCELLED"));
+        assert_eq!(
+            (job.state(), job.started_at, job.failure.unwrap().reason.as_str()),
+            (JobState::Cancelled, None, "CANCELLED")
+        );
         assert_eq!(started(&catalog).await, ["job-3"]);
     }
 }

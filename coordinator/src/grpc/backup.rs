@@ -2,8 +2,8 @@
 
 use prexor_proto::{
     backup::{
-        CreateBackupRequest, DeleteBackupRequest, DeleteBackupResponse, GetBackupRequest, GetBackupResponse, Job, JobKind,
-        ListBackupsRequest, ListBackupsResponse, VerifyBackupRequest, backup_service_server::BackupService,
+        CreateBackupRequest, DeleteBackupRequest, DeleteBackupResponse, GetBackupRequest, GetBackupResponse, Job,
+        JobKind, ListBackupsRequest, ListBackupsResponse, VerifyBackupRequest, backup_service_server::BackupService,
     },
     convert::scope_from_wire,
 };
@@ -51,7 +51,8 @@ impl BackupService for Api {
         let found = backups::list(&self.ctx, page::parse(&request.page_token)?, size).await?;
         let more = found.len() == size as usize;
         let last = found.last().filter(|_| more);
-        let next_page_token = last.map(|b| page::after(b.order.as_millisecond(), &b.id.to_string())).unwrap_or_default();
+        let next_page_token =
+            last.map(|b| page::after(b.order.as_millisecond(), &b.id.to_string())).unwrap_or_default();
         let backups = found.into_iter().map(|b| b.backup).collect();
         Ok(Response::new(ListBackupsResponse { backups, next_page_token }))
     }

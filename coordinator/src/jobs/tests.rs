@@ -6,17 +6,10 @@ use prexor_proto::backup::{Failure, Message, job_event::Event};
 use tokio_stream::StreamExt as _;
 
 use super::*;
-use crate::{
-    agents::Agents,
-    backups,
-    config::Config,
-    scope::Scope,
-    store::Store,
-    tls::Tls,
-};
+use crate::{agents::Agents, backups, config::Config, scope::Scope, store::Store, tls::Tls};
 
 /// A coordinator without listeners; started again on the same directory it finds what it left.
-async fn start(dir: &std::path::Path) -> Arc<Context> {
+pub(crate) async fn start(dir: &std::path::Path) -> Arc<Context> {
     let file = dir.join("coordinator.yml");
     let (state, store) = (dir.join("state"), dir.join("store"));
     std::fs::write(&file, format!("cluster: c\nstate_dir: {}\nstore: {{path: {}}}", state.display(), store.display()))
@@ -168,7 +161,9 @@ async fn a_stop_ends_jobs_as_interrupted() {
     ctx.jobs.shut_down(Duration::from_secs(10)).await;
     let job = ctx.catalog.job("job-1").await.unwrap().job;
     assert_eq!((job.state(), job.failure.unwrap().reason.as_str()), (JobState::Failed, "INTERRUPTED"));
-    assert!(ctx.jobs.submit(&ctx, Task::Verify("bk-2026-05-10-001".parse().unwrap()), Wait::No, "", "root").await.is_err());
+    assert!(
+        ctx.jobs.submit(&ctx, Task::Verify("bk-2026-05-10-001".parse().unwrap()), Wait::No, "", "root").await.is_err()
+    );
 }
 
 #[tokio::test]
@@ -253,11 +248,15 @@ async fn a_job_waits_for_what_is_in_its_way_and_says_so() {
 
     // Whoever watches from before its turn sees all of it.
     let (told, _) = tokio::join!(events(&ctx, &third.id, 0), ctx.jobs.cancel(&ctx, "job-1", "root"));
-    let states: Vec<_> = told.iter().filter_map(|e| if let Some(Event::State(s)) = e.event { Some(s) } else { None }).collect();
+    let states: Vec<_> =
+        told.iter().filter_map(|e| if let Some(Event::State(s)) = e.event { Some(s) } else { None }).collect();
     assert_eq!(states, [JobState::Queued as i32, JobState::Running as i32, JobState::Failed as i32]);
     assert!(texts(&ctx, &second.id).await[0].starts_with("queued behind job-1 (backup of mongo"));
     let told = texts(&ctx, &third.id).await;
-    assert!(told[0].starts_with("queued behind job-1 (") && told[1].starts_with(&format!("queued behind {} (", second.id)), "{told:?}");
+    assert!(
+        told[0].starts_with("queued behind job-1 (") && told[1].starts_with(&format!("queued behind {} (", second.id)),
+        "{told:?}"
+    );
     let failed = ctx.catalog.job(&third.id).await.unwrap().job;
     assert!(failed.failure.unwrap().message.contains("no agent is enrolled"), "it did run");
 }
@@ -270,7 +269,11 @@ async fn a_job_that_waits_is_cancelled_at_once() {
     let queued = ctx.jobs.submit(&ctx, backup_of(ArtifactKind::Mongo), Wait::InQueue, "r", "root").await.unwrap();
     let (told, cancelled) = tokio::join!(events(&ctx, &queued.id, 0), ctx.jobs.cancel(&ctx, &queued.id, "ann"));
     assert_eq!(cancelled.unwrap().state(), JobState::Cancelled);
-    assert_eq!(told.last().unwrap().event, Some(Event::State(JobState::Cancelled as i32)), "the watcher comes to its end");
+    assert_eq!(
+        told.last().unwrap().event,
+        Some(Event::State(JobState::Cancelled as i32)),
+        "the watcher comes to its end"
+    );
     assert!(texts(&ctx, &queued.id).await.contains(&"cancelled by ann".to_owned()));
     assert_eq!(state(&ctx, "job-1").await, JobState::Running);
     let again = ctx.jobs.submit(&ctx, backup_of(ArtifactKind::Mongo), Wait::InQueue, "r", "root").await.unwrap();
