@@ -138,6 +138,16 @@ async fn a_cli_that_goes_away_cancels_nothing() {
     wait_until("the backup to complete", PATIENCE, async || cluster.backups().len() == 1).await;
     let job = last_job(&cluster);
     assert_eq!(job["state"], "succeeded");
+    // Whoever comes later sees everything that happened, from the first event to the last.
+    let events = cluster.ctl(&["job", "watch", job["id"].as_str().unwrap(), "--json"]).ok().out;
+    let events: Vec<Value> = events.lines().map(|l| serde_json::from_str(l).expect("an event")).collect();
+    assert!(events.windows(2).all(|pair| pair[0]["seq"].as_u64() < pair[1]["seq"].as_u64()), "{events:?}");
+    assert_eq!((&events[0]["seq"], &events[0]["state"]), (&1.into(), &"running".into()));
+    assert!(events[1]["message"]["text"].as_str().is_some_and(|t| t.contains("capturing mongo from h1")), "{events:?}");
+    assert_eq!(events.last().unwrap()["state"], "succeeded");
+    let figures: Vec<_> =
+        events.iter().filter(|e| e["progress"].is_object()).map(|e| &e["progress"]["artifact_id"]).collect();
+    assert_eq!(figures.len(), 3, "the newest figures of each artifact are kept, and no others: {figures:?}");
     let watched = cluster.ctl(&["job", "watch", job["id"].as_str().unwrap()]).ok();
     assert!(watched.out.contains(cluster.backups()[0]["id"].as_str().unwrap()), "{}", watched.out);
 }

@@ -2,7 +2,7 @@
 //! transaction, and end in one. Who waits for whom is `queue`'s.
 
 use jiff::Timestamp;
-use prexor_format::id::BackupId;
+use prexor_format::{id::BackupId, text};
 use prexor_proto::{
     backup::{Failure, Job, JobKind, JobResult, JobState, job_event::Event},
     convert::time_to_wire,
@@ -222,7 +222,7 @@ pub(super) async fn find(tx: &mut SqliteConnection, id: &str) -> Result<JobRow, 
 fn busy(first: &str, waits_for: &str, waiting: usize, room: usize) -> Error {
     let full = match room {
         0 => String::new(),
-        _ => format!(", and {waiting} jobs wait already"),
+        _ => format!(", and the queue is full ({})", text::things(waiting as u64, "job")),
     };
     let message =
         format!("it would have to wait for {waits_for}{full}: `prexorctl job watch {first}` waits for that one");

@@ -195,7 +195,7 @@ mod tests {
         submit(&catalog, "job-3", &[Mongo], 2).await.unwrap();
         submit(&catalog, "job-4", &[Mongo], 2).await.unwrap();
         let e = submit(&catalog, "job-5", &[Mongo], 2).await.unwrap_err();
-        assert!(e.message.contains("2 jobs wait already"), "{e}");
+        assert!(e.message.contains("the queue is full (2 jobs)"), "{e}");
         assert!(catalog.job("job-5").await.is_err(), "nothing of it is recorded");
         submit(&catalog, "job-6", &[Valkey], 2).await.unwrap();
     }

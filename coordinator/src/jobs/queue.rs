@@ -85,15 +85,24 @@ impl Jobs {
         let handle = self.lock().get(id).cloned();
         if let Some(job) = handle {
             let why = format!("cancelled by {requested_by}");
-            if self.catalog.cancel_queued(id, &why, &Error::cancelled(), Timestamp::now()).await? {
-                tracing::info!(job = id, requested_by, "a job that waited is cancelled");
-                self.lock().remove(id);
-                job.changed();
+            if !job.has_begun() && self.cancel_queued(&job, &why).await? {
                 self.advance(ctx).await;
             } else if job.cancel_by_somebody() {
                 job.message(why).await;
             }
         }
         Ok(self.catalog.job(id).await?.job)
+    }
+
+    /// Ends a job that waits; `false` when its turn has come meanwhile.
+    async fn cancel_queued(&self, job: &JobHandle, why: &str) -> Result<bool, Error> {
+        let _gate = self.hold_submissions().await;
+        let cancelled = self.catalog.cancel_queued(job.id(), why, &Error::cancelled(), Timestamp::now()).await?;
+        if cancelled {
+            tracing::info!(job = job.id(), why, "a job that waited has ended");
+            self.lock().remove(job.id());
+            job.changed();
+        }
+        Ok(cancelled)
     }
 }
