@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 use prexor_coordinator::{
     Context,
-    agents::{Agents, Timeouts},
+    agents::Agents,
     catalog::Catalog,
     config::{self, Config},
     error::Error,
@@ -86,7 +86,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let store = Store::open(&config.store.path).await?;
     startup::first_operator(&config, &catalog, &authority).await?;
     let ctx = Arc::new(Context {
-        agents: Agents::new(tls.credential(), Timeouts::default()),
+        agents: Agents::new(tls.credential(), config.agents),
         jobs: Jobs::new(catalog.clone()),
         config,
         epoch,
@@ -102,6 +102,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     servers.spawn(grpc::serve_api(ctx.clone(), api, tls.api(), stop.clone()));
     servers.spawn(grpc::serve_enrolment(ctx.clone(), enrolment, tls.enrolment(), stop.clone()));
     tokio::spawn(tls.keep_fresh(ctx.clone(), stop.clone()));
+    tokio::spawn(ctx.agents.clone().watch_over(ctx.catalog.clone(), stop.clone()));
     tracing::info!(api = %ctx.config.listen.api, enrolment = %ctx.config.listen.enrolment, epoch, "coordinator ready");
     process::ready().context("the service manager cannot be told that the coordinator is ready")?;
 
