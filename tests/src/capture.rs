@@ -42,7 +42,7 @@ pub async fn drain(mut frames: Receiver<Frame>, dir: &Path) -> io::Result<Vec<St
             Frame::Begin { file, path } => {
                 let path = dir.join(path);
                 fs::create_dir_all(path.parent().unwrap_or(dir))?;
-                open.insert(file, File::create_new(path)?);
+                open.insert(file, File::create_new(&path).map_err(|e| io::Error::other(format!("{}: {e}", path.display())))?);
             }
             Frame::Chunk { file, data } => {
                 let writer =
@@ -52,6 +52,12 @@ pub async fn drain(mut frames: Receiver<Frame>, dir: &Path) -> io::Result<Vec<St
             Frame::End { file, stored: done } => {
                 open.remove(&file);
                 stored.push(done);
+            }
+            Frame::Restart => {
+                assert!(open.is_empty(), "files are open at a restart");
+                for file in stored.drain(..) {
+                    fs::remove_file(dir.join(file.path))?;
+                }
             }
         }
     }
