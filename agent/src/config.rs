@@ -92,13 +92,7 @@ pub struct FilesystemSettings {
 
 impl Default for MongoSettings {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            uri: None,
-            database: None,
-            compression: Level::default(),
-            read_from: ReadFrom::default(),
-        }
+        Self { enabled: true, uri: None, database: None, compression: Level::default(), read_from: ReadFrom::default() }
     }
 }
 

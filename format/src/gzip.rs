@@ -172,7 +172,8 @@ mod tests {
 
     #[test]
     fn harder_levels_give_less_and_all_read_back() {
-        let data: Vec<u8> = (0..3 * MEMBER_SIZE as u32).flat_map(|i| ((i % 4096) * (i / 511)).to_string().into_bytes()).collect();
+        let data: Vec<u8> =
+            (0..3 * MEMBER_SIZE as u32).flat_map(|i| ((i % 4096) * (i / 511)).to_string().into_bytes()).collect();
         let sizes = [Level::Fast, Level::Balanced, Level::Small].map(|level| {
             let mut w = GzipWriter::with_level(Vec::new(), level);
             w.write_all(&data).unwrap();

@@ -42,10 +42,12 @@ pub async fn drain(mut frames: Receiver<Frame>, dir: &Path) -> io::Result<Vec<St
             Frame::Begin { file, path } => {
                 let path = dir.join(path);
                 fs::create_dir_all(path.parent().unwrap_or(dir))?;
-                open.insert(file, File::create_new(&path).map_err(|e| io::Error::other(format!("{}: {e}", path.display())))?);
+                let created = File::create_new(&path);
+                let created = created.map_err(|e| io::Error::other(format!("{}: {e}", path.display())))?;
+                open.insert(file, (created, path));
             }
             Frame::Chunk { file, data } => {
-                let writer =
+                let (writer, _) =
                     open.get_mut(&file).ok_or_else(|| io::Error::other("a chunk of a file that is not open"))?;
                 writer.write_all(&data)?;
             }
@@ -54,9 +56,9 @@ pub async fn drain(mut frames: Receiver<Frame>, dir: &Path) -> io::Result<Vec<St
                 stored.push(done);
             }
             Frame::Restart => {
-                assert!(open.is_empty(), "files are open at a restart");
-                for file in stored.drain(..) {
-                    fs::remove_file(dir.join(file.path))?;
+                let paths = stored.drain(..).map(|file: StoredFile| dir.join(file.path));
+                for path in paths.chain(open.drain().map(|(_, (_, path))| path)) {
+                    fs::remove_file(path)?;
                 }
             }
         }

@@ -383,7 +383,11 @@ async fn a_capped_collection_that_is_changed_in_place_is_captured_all_the_same_a
     stop.cancel();
     changes.await.unwrap();
     assert_eq!(contents(&artifact.contents).consistency, Consistency::Fuzzy);
-    assert!(artifact.warnings.iter().any(|w| w.contains("lines was changed in another way")), "{:?}", artifact.warnings);
+    assert!(
+        artifact.warnings.iter().any(|w| w.contains("lines was changed in another way")),
+        "{:?}",
+        artifact.warnings
+    );
     assert_eq!(dump.of("lines").len(), 1_000);
 }
 

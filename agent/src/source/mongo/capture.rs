@@ -81,7 +81,8 @@ impl Failure {
             )));
         }
         if error.is_overrun() || error.is_gone() || (at_a_time && error.is_without_history()) {
-            let what = if error.is_overrun() { "was overwritten faster than it was read" } else { "was dropped or replaced" };
+            let what =
+                if error.is_overrun() { "was overwritten faster than it was read" } else { "was dropped or replaced" };
             return Self::Again(format!("{collection} {what}"));
         }
         let denied = error.is_denied();
@@ -171,7 +172,10 @@ async fn attempt(
         .into_iter()
         .map(|(size, name, namespace)| {
             let (run, name, namespace, capped) = (run.clone(), name.clone(), namespace.clone(), capped.remove(name));
+            let tracker = run.tracker.clone();
             let task = async move { (run.collection(&name, &namespace, size, capped).await, name) };
+            // Tracked as well: an aborted task goes on to its next pause, and must not write into the next attempt.
+            let task = tracker.track_future(task);
             async move { AbortOnDropHandle::new(tokio::spawn(task)).await }
         })
         .collect();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::StreamExt as _;
 use mongodb::raw_batch_cursor::RawBatchCursor;
 use prexor_format::{
-    bson::{DocBuilder, EMPTY_DOCUMENT, Elements},
+    bson::{DocBuilder, EMPTY_DOCUMENT, Elements, kind},
     manifest::CollectionType,
     mongodump::BUCKETS_PREFIX,
 };
@@ -60,13 +60,12 @@ pub(super) async fn list(server: &Server) -> Result<Catalog, SourceError> {
 
 /// Whether `name` still is what it was when it was listed as `namespace`.
 pub(super) async fn is_still(server: &Server, name: &str, namespace: &Namespace) -> Result<bool, SourceError> {
-    let names = [name.to_owned(), format!("{BUCKETS_PREFIX}{name}")].map(|n| {
-        let mut filter = DocBuilder::new();
-        filter.string("name", &n);
-        filter.finish()
-    });
-    let mut filter = DocBuilder::new();
-    filter.array_of("$or", names);
+    // By name alone, which the server looks up instead of listing all.
+    let buckets = format!("{BUCKETS_PREFIX}{name}");
+    let (mut names, mut one_of, mut filter) = (DocBuilder::new(), DocBuilder::new(), DocBuilder::new());
+    names.string("0", name).string("1", &buckets);
+    one_of.raw(kind::ARRAY, b"$in", &names.finish());
+    filter.document("name", &one_of.finish());
     let now = list_where(server, &filter.finish()).await?;
     Ok(now.live.get(name).is_some_and(|n| n.uuid == namespace.uuid && n.kind == namespace.kind))
 }

@@ -168,7 +168,13 @@ fn at(
 
 impl Capped {
     /// Reads the collection into `output`.
-    pub(super) async fn read(self, server: &Server, budget: &Budget, name: &str, output: &Output) -> Result<(), Failure> {
+    pub(super) async fn read(
+        self,
+        server: &Server,
+        budget: &Budget,
+        name: &str,
+        output: &Output,
+    ) -> Result<(), Failure> {
         let mut ids = Vec::new();
         let first = Stopped { documents: self.first, ended: false };
         let first = match &self.rest {
@@ -186,10 +192,7 @@ impl Capped {
                 };
                 let cut = stop.cut(block.documents).map_err(Failure::Source)?;
                 remember(&mut ids, &cut.documents);
-                output
-                    .add(Block { documents: cut.documents, permit: block.permit })
-                    .await
-                    .map_err(Failure::Source)?;
+                output.add(Block { documents: cut.documents, permit: block.permit }).await.map_err(Failure::Source)?;
                 if cut.ended {
                     break;
                 }
@@ -306,8 +309,7 @@ mod tests {
     #[test]
     fn what_was_read_whole_is_brought_to_the_time() {
         // Read after 3 had come and 1 had gone; T is 10.
-        let entries =
-            [insert(5, 3), delete(6, 1), insert(8, 4), delete(9, 2), insert(11, 5), delete(12, 3)];
+        let entries = [insert(5, 3), delete(6, 1), insert(8, 4), delete(9, 2), insert(11, 5), delete(12, 3)];
         assert_eq!(at(10, documents([2, 3]), true, Some(id(5)), &entries), Ok((documents([3, 4]), None)));
         // Nothing was there, and something came.
         assert_eq!(at(10, Vec::new(), true, Some(id(4)), &entries[2..3]), Ok((documents([4]), None)));

@@ -18,10 +18,7 @@ use super::{
     super::drain::panicked,
     scan::{BLOCK, Block, Permit},
 };
-use crate::{
-    sink::ArtifactSink,
-    source::SourceError,
-};
+use crate::{sink::ArtifactSink, source::SourceError};
 
 /// Blocks of a file that may be under way; their bytes are bounded by the budget.
 const BLOCKS_IN_FLIGHT: usize = 64;
@@ -98,8 +95,7 @@ fn pack(packer: &mut Packer, block: Block, order: Order, level: Level) -> Result
     let mut documents = 0;
     for document in split(&plain) {
         let document = document.and_then(|d| walk(d).map(|_| d));
-        let document =
-            document.map_err(|e| SourceError::Failed(format!("MongoDB sent what cannot be read: {e}")))?;
+        let document = document.map_err(|e| SourceError::Failed(format!("MongoDB sent what cannot be read: {e}")))?;
         documents += 1;
         if let Some(hasher) = &mut hasher {
             hasher.add(document);

@@ -204,8 +204,7 @@ impl Scan {
         }
         self.begun = true;
         self.ended = Elements::find(cursor, "id").and_then(|id| id.as_integer()) == Some(0);
-        self.token =
-            Elements::find(cursor, "postBatchResumeToken").and_then(|t| t.as_document()).map(<[u8]>::to_vec);
+        self.token = Elements::find(cursor, "postBatchResumeToken").and_then(|t| t.as_document()).map(<[u8]>::to_vec);
         if let Some(size) = documents.len().checked_div(count) {
             self.adapt(size.max(1), documents.len());
         }
