@@ -65,10 +65,6 @@ impl MongoSource {
     pub fn capturing(self, options: CaptureOptions) -> Self {
         Self { options, ..self }
     }
-
-    async fn server(&self) -> Result<Server, SourceError> {
-        Server::open(&self.config).await
-    }
 }
 
 #[async_trait]
