@@ -30,6 +30,8 @@ pub const APPEND_ONLY: &str = "appendonly";
 /// All kinds, where it was asked for: what the restore laws need to know of the live data, as JSON. Valkey: a
 /// `prexor_format::laws::valkey::State` without revocations.
 pub const LAWS: &str = "laws";
+/// Valkey: how a capture would obtain the bytes: `bgsave-file`, `replication` or `scan`.
+pub const CAPTURE: &str = "capture";
 /// Files: the root directory.
 pub const ROOT: &str = "root";
 /// Files: number of entries below the root.

@@ -1,8 +1,8 @@
-//! Valkey (or Redis) as a source: captured as the RDB file of a save made for it, restored by exchanging the files that
-//! the server loads when it starts.
+//! Valkey (or Redis) as a source: captured as an RDB file, that of a save made for it, or what a replica gets, or one put
+//! together key by key; restored by exchanging the files that the server loads when it starts.
 //!
-//! It works where the agent sees the server's data directory. It changes no setting of the server, and knows nothing of
-//! RPCs, jobs or the coordinator.
+//! A restore needs sight of the server's data directory, a capture does not. It changes no setting of the server, and
+//! knows nothing of RPCs, jobs or the coordinator.
 
 use std::{
     collections::BTreeMap,
@@ -13,24 +13,30 @@ use std::{
 };
 
 use async_trait::async_trait;
-use prexor_format::{artifact::ArtifactKind, manifest::Contents};
+use prexor_format::artifact::ArtifactKind;
 use prexor_proto::facts;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{Captured, Inspection, Source, SourceError};
 use crate::{restore_unit::RestoreUnit, services::Services, sink::ArtifactSink};
 
+mod address;
 mod capture;
 mod client;
 mod laws;
 mod place;
 mod prepare;
+mod replication;
 mod restore;
 mod save;
+mod scan;
 mod site;
 mod versions;
+mod wire;
 
-use client::{Address, Connection};
+use address::Address;
+use client::Connection;
 use restore::Restore;
 use site::Site;
 
@@ -38,12 +44,43 @@ use site::Site;
 const LAWS_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Where Valkey is.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct ValkeyConfig {
-    /// `redis://[user][:password]@host[:port]` or `rediss://...`.
+    /// `redis://[user][:password]@host[:port]`, `rediss://...` or `unix://[user][:password]@/path`.
     pub uri: String,
     /// The server's data directory as this host sees it, where `CONFIG GET dir` is forbidden or names another place.
     pub data_dir: Option<PathBuf>,
+    /// How to capture.
+    pub capture: CaptureWay,
+    /// TLS.
+    pub tls: ValkeyTls,
+}
+
+/// How a capture obtains the bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CaptureWay {
+    /// The first of the others that the server and this host allow.
+    #[default]
+    Auto,
+    /// The file of a BGSAVE; needs sight of the server's data directory.
+    Bgsave,
+    /// The snapshot that a replica gets; needs SYNC or PSYNC.
+    Replication,
+    /// Key by key with SCAN and DUMP: no single point in time.
+    Scan,
+}
+
+/// TLS towards the server. All paths are absolute, all files PEM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ValkeyTls {
+    /// The CAs that may have signed the server's certificate; by default those of the system.
+    pub ca: Option<PathBuf>,
+    /// A certificate to show (with its chain), for servers that ask for one.
+    pub certificate: Option<PathBuf>,
+    /// The certificate's key.
+    pub key: Option<PathBuf>,
 }
 
 impl fmt::Debug for ValkeyConfig {
@@ -75,7 +112,7 @@ impl ValkeySource {
     }
 
     fn address(&self) -> Result<Address, SourceError> {
-        Address::parse(&self.config.uri)
+        Address::parse(&self.config.uri, &self.config.tls)
     }
 
     async fn connect(&self) -> Result<Connection, SourceError> {
@@ -97,16 +134,19 @@ impl ValkeySource {
         for name in ["used_memory", "run_id", "role"] {
             fact(name, info.text(name).to_owned());
         }
-        let site = self.site(&connection).await?;
-        fact("dir", site.dir.display().to_string());
-        fact("dbfilename", site.rdb.clone());
-        if let Ok(rdb) = std::fs::metadata(site.rdb_path()) {
-            fact(facts::BYTES, rdb.len().to_string());
+        // Not needed for every way of capturing.
+        if let Ok(site) = self.site(&connection).await {
+            fact("dir", site.dir.display().to_string());
+            fact("dbfilename", site.rdb.clone());
+            if let Ok(rdb) = std::fs::metadata(site.rdb_path()) {
+                fact(facts::BYTES, rdb.len().to_string());
+            }
         }
         if info.loading() {
             return Err(self.address()?.loading());
         }
-        site.accessible()
+        fact(facts::CAPTURE, capture::foreseen(self, &connection).await?.to_string());
+        Ok(())
     }
 
     /// Runs a verb to its end whatever becomes of the caller; a repeated call waits for the one before it.
@@ -161,20 +201,7 @@ impl Source for ValkeySource {
     }
 
     async fn capture(&self, sink: ArtifactSink, cancel: CancellationToken) -> Result<Captured, SourceError> {
-        let saved = async {
-            let connection = self.connect().await?;
-            let site = self.site(&connection).await?;
-            site.accessible()?;
-            sink.progress().set_subject("BGSAVE");
-            save::fresh(&connection, &site).await
-        };
-        // A save that goes on after a cancellation is the server's own business; it is not ours to kill.
-        let saved = tokio::select! {
-            saved = saved => saved?,
-            () = cancel.cancelled() => return Err(SourceError::Cancelled),
-        };
-        let (contents, warnings) = blocking(move || capture::stream(saved, &sink, &cancel)).await?;
-        Ok(Captured { contents: Contents::Valkey(contents), path: capture::PATH.into(), format: "rdb", warnings })
+        capture::run(self, sink, cancel).await
     }
 
     async fn prepare(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
