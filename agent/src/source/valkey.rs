@@ -1,8 +1,8 @@
-//! Valkey (or Redis) as a source: captured as the RDB file of a save made for it, restored by exchanging the files that
-//! the server loads when it starts.
+//! Valkey (or Redis) as a source: captured as the RDB file of a save made for it; restored by exchanging the files that the
+//! server loads when it starts, or key by key while it runs.
 //!
-//! It works where the agent sees the server's data directory. It changes no setting of the server, and knows nothing of
-//! RPCs, jobs or the coordinator.
+//! Captures and exchanged files need the server's data directory. It changes no setting of the server, and knows nothing
+//! of RPCs, jobs or the coordinator.
 
 use std::{
     collections::BTreeMap,
@@ -22,13 +22,17 @@ use crate::{restore_unit::RestoreUnit, services::Services, sink::ArtifactSink};
 
 mod capture;
 mod client;
+mod keys;
 mod laws;
+mod live;
 mod place;
 mod prepare;
+mod raw;
 mod restore;
 mod save;
 mod site;
 mod versions;
+mod way;
 
 use client::{Address, Connection};
 use restore::Restore;
@@ -96,6 +100,15 @@ impl ValkeySource {
         fact(facts::APPEND_ONLY, if info.append_only() { "yes" } else { "no" }.to_owned());
         for name in ["used_memory", "run_id", "role"] {
             fact(name, info.text(name).to_owned());
+        }
+        if let Ok(Some(limit)) = connection.setting("maxmemory").await {
+            fact(facts::MAX_MEMORY, limit);
+        }
+        let (way, because) = self.way(&connection).await?;
+        fact(facts::RESTORE_WAY, way.as_str().to_owned());
+        fact(facts::RESTORE_WAY_BECAUSE, because);
+        if info.number("connected_slaves").is_some_and(|n| n > 0) {
+            fact(facts::REPLICAS, info.text("connected_slaves").to_owned());
         }
         let site = self.site(&connection).await?;
         fact("dir", site.dir.display().to_string());

@@ -85,6 +85,7 @@ pub(super) fn stream(
     if info.text("role") == "slave" {
         warnings.push("captured from a replica, which may lag behind its primary".to_owned());
     }
+    let used_memory = summary.used_memory();
     let contents = ValkeyContents {
         server_version: site.server_version,
         server_name: site.server_name,
@@ -94,6 +95,7 @@ pub(super) fn stream(
         keys: summary.keys,
         expiring_keys: summary.expiring_keys,
         families: summary.families,
+        used_memory,
         fencing: Some(summary.fencing),
     };
     Ok((contents, warnings))

@@ -1,18 +1,28 @@
 //! The connection: commands and INFO, with the server's errors turned into ours. No password leaves this file.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fred::{
     prelude::{Builder, Client, ClientLike, Config, Error, ErrorKind, FromValue},
-    types::{ClusterHash, ConnectHandle, CustomCommand, RespVersion, Value},
+    types::{ClusterHash, ConnectHandle, CustomCommand, RespVersion, Value, config::TlsConnector},
 };
+use tokio_rustls::rustls::ClientConfig;
 
 use super::SourceError;
 
 /// A server that is forking for a save may need a while for an answer.
 const ANSWER: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// Where to connect, and as whom. It has no `Debug`: it holds the password.
+pub(super) struct Endpoint {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) tls: Option<Arc<ClientConfig>>,
+}
 
 /// A command and its arguments.
 pub(super) type Command = (&'static str, Vec<Bytes>);
@@ -71,6 +81,22 @@ impl Address {
         Ok(Connection { client, handle, address: self.clone() })
     }
 
+    /// Where to connect by other means, with the credentials.
+    pub(super) fn endpoint(&self) -> Result<Endpoint, SourceError> {
+        let server = self.config.server.hosts().into_iter().next();
+        let server = server.ok_or_else(|| SourceError::Invalid("valkey.uri names no host".to_owned()))?;
+        let tls = self.config.tls.as_ref().map(|tls| match &tls.connector {
+            TlsConnector::Rustls(connector) => connector.config().clone(),
+        });
+        Ok(Endpoint {
+            host: server.host.to_string(),
+            port: server.port,
+            username: self.config.username.clone(),
+            password: self.config.password.clone(),
+            tls,
+        })
+    }
+
     /// Whether anything listens there.
     pub(super) async fn listens(&self) -> bool {
         let connect = tokio::net::TcpStream::connect(&self.shown);
@@ -82,10 +108,9 @@ impl Address {
         SourceError::Unavailable(format!("Valkey at {self} is still loading its data: try again when it is done"))
     }
 
-    fn error(&self, doing: &str, e: &Error) -> SourceError {
-        let said = e.details();
-        let word = said.split(' ').next().unwrap_or_default();
-        match word {
+    /// What a server's own words mean that are the same for every command; `None` for all others.
+    fn known(&self, doing: &str, said: &str) -> Option<SourceError> {
+        Some(match said.split(' ').next().unwrap_or_default() {
             "NOAUTH" | "WRONGPASS" => SourceError::Denied(format!(
                 "Valkey at {self} refuses the credentials ({said}): correct valkey.uri in the agent's configuration, or redis.uri in \
                  controller.yml"
@@ -95,17 +120,48 @@ impl Address {
             }
             "LOADING" => self.loading(),
             "BUSY" => SourceError::Unavailable(format!("Valkey at {self} is busy with a script ({said})")),
-            "MISCONF" => SourceError::Failed(format!("Valkey at {self} cannot save to its disk ({said})")),
-            _ => match e.kind() {
-                ErrorKind::Auth => SourceError::Denied(format!("Valkey at {self} refuses the credentials: {said}")),
-                ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Tls | ErrorKind::Routing => {
-                    SourceError::Unavailable(format!(
-                        "Valkey at {self} cannot be reached ({doing}: {said}): see that it runs, and that valkey.uri is right"
-                    ))
-                }
-                _ => SourceError::Failed(format!("Valkey at {self}: {doing} failed: {said}")),
-            },
-        }
+            "MISCONF" => SourceError::Unavailable(format!(
+                "Valkey at {self} takes no writes because it cannot save to its disk ({said}): make room there or correct its \
+                 rights, and try again"
+            )),
+            "READONLY" => SourceError::Invalid(format!(
+                "Valkey at {self} is a replica and takes no writes ({said}): set valkey.uri to the primary"
+            )),
+            "OOM" => SourceError::NoSpace(format!(
+                "Valkey at {self} has no memory left ({said}): raise maxmemory, or restore fewer keys"
+            )),
+            "NOREPLICAS" => SourceError::Unavailable(format!(
+                "Valkey at {self} takes no writes without its replicas ({said}): bring them back"
+            )),
+            "MOVED" | "ASK" | "CLUSTERDOWN" => SourceError::Invalid(format!(
+                "Valkey at {self} is a node of a cluster, whose keys are spread over all nodes ({said}): that cannot be restored"
+            )),
+            _ => return None,
+        })
+    }
+
+    /// The error for a command that the server refused.
+    pub(super) fn refusal(&self, command: &str, said: &str) -> SourceError {
+        let other = || SourceError::Failed(format!("Valkey at {self} refuses {command}: {said}"));
+        self.known(command, said).unwrap_or_else(other)
+    }
+
+    /// The error for a server that is not there, or not any more.
+    pub(super) fn unreachable(&self, doing: &str, why: &str) -> SourceError {
+        SourceError::Unavailable(format!(
+            "Valkey at {self} cannot be reached ({doing}: {why}): see that it runs, and that valkey.uri is right"
+        ))
+    }
+
+    fn error(&self, doing: &str, e: &Error) -> SourceError {
+        let said = e.details();
+        self.known(doing, said).unwrap_or_else(|| match e.kind() {
+            ErrorKind::Auth => SourceError::Denied(format!("Valkey at {self} refuses the credentials: {said}")),
+            ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Tls | ErrorKind::Routing => {
+                self.unreachable(doing, said)
+            }
+            _ => SourceError::Failed(format!("Valkey at {self}: {doing} failed: {said}")),
+        })
     }
 }
 
@@ -179,7 +235,7 @@ impl Connection {
 
     /// The error for a command that the server refused.
     pub(super) fn refused(&self, command: &str, said: &str) -> SourceError {
-        SourceError::Failed(format!("Valkey at {} refuses {command}: {said}", self.address))
+        self.address.refusal(command, said)
     }
 
     /// All of the server's own figures.

@@ -22,7 +22,7 @@ pub(super) fn loadable(rdb: u32, name: &str, version: &str) -> Result<(), Source
 }
 
 /// The version that a server writes, from `rdb.h` of each release.
-fn highest(name: &str, version: &str) -> Option<u32> {
+pub(super) fn highest(name: &str, version: &str) -> Option<u32> {
     let mut numbers = version.split('.').map(|n| n.parse::<u32>().ok());
     let (major, minor) = (numbers.next()??, numbers.next()??);
     match (name, major, minor) {
