@@ -249,6 +249,9 @@ pub struct ValkeyContents {
     pub expiring_keys: u64,
     /// One entry for each family of keys, sorted by name.
     pub families: Vec<KeyFamily>,
+    /// Bytes of memory that the server used for its data when it wrote the file, where that says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_memory: Option<u64>,
     /// Fencing numbers in it (law L1), by the place of their counter; absent where nobody has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fencing: Option<Fencing>,

@@ -36,7 +36,7 @@ pub use error::RdbError;
 pub use family::family;
 pub use input::SERIALISED_KEPT;
 pub use payload::{BadPayload, Parsed, Payload};
-pub use reader::{Checksum, Entry, Functions, KEY_KEPT, Kind, Library, Reader, Record};
+pub use reader::{Checksum, Entry, Functions, KEY_KEPT, Kind, Library, Reader, Record, unpack_string};
 pub use stream::STREAM_NAMES_MAX;
 pub use summary::{RdbSummary, Summary, summarise, survey};
 pub use write::{Facts, Writer};

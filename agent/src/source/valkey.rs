@@ -1,8 +1,8 @@
 //! Valkey (or Redis) as a source: captured as an RDB file, that of a save made for it, or what a replica gets, or one put
-//! together key by key; restored by exchanging the files that the server loads when it starts.
+//! together key by key; restored by exchanging the files that the server loads when it starts, or key by key while it runs.
 //!
-//! A restore needs sight of the server's data directory, a capture does not. It changes no setting of the server, and
-//! knows nothing of RPCs, jobs or the coordinator.
+//! Exchanging files needs sight of the server's data directory; the other ways do not. It changes no setting of the
+//! server, and knows nothing of RPCs, jobs or the coordinator.
 
 use std::{
     collections::BTreeMap,
@@ -24,15 +24,19 @@ use crate::{restore_unit::RestoreUnit, services::Services, sink::ArtifactSink};
 mod address;
 mod capture;
 mod client;
+mod keys;
 mod laws;
+mod live;
 mod place;
 mod prepare;
+mod raw;
 mod replication;
 mod restore;
 mod save;
 mod scan;
 mod site;
 mod versions;
+mod way;
 mod wire;
 
 use address::Address;
@@ -133,6 +137,15 @@ impl ValkeySource {
         fact(facts::APPEND_ONLY, if info.append_only() { "yes" } else { "no" }.to_owned());
         for name in ["used_memory", "run_id", "role"] {
             fact(name, info.text(name).to_owned());
+        }
+        if let Ok(Some(limit)) = connection.setting("maxmemory").await {
+            fact(facts::MAX_MEMORY, limit);
+        }
+        let (way, because) = self.way(&connection).await?;
+        fact(facts::RESTORE_WAY, way.as_str().to_owned());
+        fact(facts::RESTORE_WAY_BECAUSE, because);
+        if info.number("connected_slaves").is_some_and(|n| n > 0) {
+            fact(facts::REPLICAS, info.text("connected_slaves").to_owned());
         }
         // Not needed for every way of capturing.
         if let Ok(site) = self.site(&connection).await {

@@ -210,6 +210,7 @@ fn artifact() -> Artifact {
             keys: 0,
             expiring_keys: 0,
             families: Vec::new(),
+            used_memory: None,
             fencing: None,
         }),
         warnings: Vec::new(),

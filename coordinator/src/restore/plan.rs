@@ -11,6 +11,7 @@ use prexor_format::{
     manifest::{Artifact, Contents, Controller, Manifest},
     selection::Selection,
 };
+use prexor_proto::facts;
 use serde::Serialize;
 
 mod laws;
@@ -204,8 +205,14 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
         selection: selection.clone(),
         accept_versions: options.accept_versions,
         replacements: placed.iter().map(|(artifact, node)| replacement(artifact, node, selection)).collect(),
-        steps: steps(&placed),
-        notes: [accepted.collect(), laws::notes(manifest, &selected), missing].concat(),
+        steps: steps(&placed, selection),
+        notes: [
+            accepted.collect(),
+            laws::notes(manifest, &selected),
+            placed.iter().flat_map(|(a, node)| words::way(a, node, selection)).collect(),
+            missing,
+        ]
+        .concat(),
         corrections: placed.iter().flat_map(|(a, node)| laws::corrections(a, node, selection)).collect(),
         refusals,
         after: words::after(nodes),
@@ -231,7 +238,9 @@ fn place<'a>(artifact: &Artifact, nodes: &'a [NodeFacts]) -> Result<&'a NodeFact
             None => Err(unusable(artifact, [own])),
         };
     }
-    let usable = |n: &&NodeFacts| source(n, artifact.kind).is_some_and(|s| s.problem.is_none());
+    // What cannot be captured now may well be restored onto, where the agent says how.
+    let fit = |s: &SourceFacts| s.problem.is_none() || s.facts.contains_key(facts::RESTORE_WAY);
+    let usable = |n: &&NodeFacts| source(n, artifact.kind).is_some_and(fit);
     own.filter(usable)
         .or_else(|| nodes.iter().find(usable))
         .ok_or_else(|| unusable(artifact, nodes.iter().filter(|n| source(n, artifact.kind).is_some())))
@@ -274,7 +283,7 @@ fn stored_bytes(artifact: &Artifact, selection: &Selection) -> u64 {
 
 /// Everything is staged and prepared, and so verified, on all hosts before anything live changes; databases first, as the
 /// guide has it.
-fn steps(placed: &[(&Artifact, &NodeFacts)]) -> Vec<Step> {
+fn steps(placed: &[(&Artifact, &NodeFacts)], selection: &Selection) -> Vec<Step> {
     let mut steps = vec![Step {
         number: 1,
         verb: Verb::Preflight,
@@ -289,11 +298,17 @@ fn steps(placed: &[(&Artifact, &NodeFacts)]) -> Vec<Step> {
                 verb,
                 node: Some(node.name.clone()),
                 artifact_id: Some(artifact.id.clone()),
-                title: words::title(verb, artifact),
+                title: words::title(verb, artifact, live(artifact, node, selection)),
             });
         }
     }
     steps
+}
+
+/// Whether Valkey's keys are replaced while it runs.
+fn live(artifact: &Artifact, node: &NodeFacts, selection: &Selection) -> bool {
+    let way = || source(node, artifact.kind)?.facts.get(facts::RESTORE_WAY);
+    artifact.kind == ArtifactKind::Valkey && (!selection.keys.is_empty() || way().is_some_and(|way| way == "live"))
 }
 
 fn refusal(law: &str, message: String) -> Refusal {

@@ -31,6 +31,11 @@ impl Payload {
         self.crc = crc64::update(self.crc, serialised);
     }
 
+    /// What comes after it when the version turns out to be this one.
+    pub fn end_with(self, version: u16) -> [u8; FOOTER] {
+        Self { version, ..self }.end()
+    }
+
     /// What comes after it.
     pub fn end(self) -> [u8; FOOTER] {
         let mut footer = [0; FOOTER];

@@ -77,9 +77,17 @@ impl Entry<'_> {
         let serialised = self.serialised.filter(|s| self.code == 0 && s.len() <= STRING_MAX)?;
         let mut out = Vec::new();
         let put = |piece: &[u8]| out.extend_from_slice(&piece[..piece.len().min(STRING_MAX - out.len())]);
-        let len = Values::new(serialised).string("a string value", put).ok()?;
+        let len = unpack_string(serialised, put).ok()?;
         (len == out.len() as u64).then_some(out)
     }
+}
+
+/// Unpacks the serialised value of a string, piece by piece; tells its length.
+///
+/// # Errors
+/// When `serialised` is none, or cannot be read.
+pub fn unpack_string<R: Read>(serialised: R, take: impl FnMut(&[u8])) -> Result<u64, RdbError> {
+    Values::new(serialised).string("a string value", take)
 }
 
 /// A library of functions.

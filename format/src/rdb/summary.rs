@@ -40,6 +40,13 @@ pub struct RdbSummary {
     pub size_bytes: u64,
 }
 
+impl RdbSummary {
+    /// Bytes of memory that the server used when it wrote the file, where that says it.
+    pub fn used_memory(&self) -> Option<u64> {
+        self.aux.iter().find(|(name, _)| name == "used-mem")?.1.parse().ok()
+    }
+}
+
 /// Adds entries up to an [`RdbSummary`].
 #[derive(Debug, Default)]
 pub struct Summary {
@@ -62,7 +69,12 @@ impl Summary {
     /// Leaves out keys that expire before or at this time, in milliseconds since the epoch: what a server that has not
     /// got round to deleting them and one that has agree on.
     pub fn alive_at(ms: i64) -> Self {
-        Self { alive_at_ms: Some(ms), ..Self::default() }
+        Self::new().alive(ms)
+    }
+
+    /// As [`Summary::alive_at`], of a sum that is to leave out other keys too.
+    pub fn alive(self, at_ms: i64) -> Self {
+        Self { alive_at_ms: Some(at_ms), ..self }
     }
 
     /// Leaves out what these corrections take away, and the single keys that they give another value.

@@ -114,6 +114,32 @@ impl Address {
             _ => SourceError::Failed(format!("Valkey at {self}: {doing} failed: {said}")),
         }
     }
+
+    /// The error for a command that the server refused, one that writes among them.
+    pub(super) fn refusal(&self, command: &str, said: &str) -> SourceError {
+        match said.split(' ').next().unwrap_or_default() {
+            "MISCONF" => SourceError::Unavailable(format!(
+                "Valkey at {self} takes no writes because it cannot save to its disk ({said}): make room there or correct its \
+                 rights, and try again"
+            )),
+            "READONLY" => SourceError::Invalid(format!(
+                "Valkey at {self} is a replica and takes no writes ({said}): set valkey.uri to the primary"
+            )),
+            "OOM" => SourceError::NoSpace(format!(
+                "Valkey at {self} has no memory left ({said}): raise maxmemory, or restore fewer keys"
+            )),
+            "NOREPLICAS" => SourceError::Unavailable(format!(
+                "Valkey at {self} takes no writes without its replicas ({said}): bring them back"
+            )),
+            "MOVED" | "ASK" | "CLUSTERDOWN" => SourceError::Invalid(format!(
+                "Valkey at {self} is a node of a cluster, whose keys are spread over all nodes ({said}): that cannot be restored"
+            )),
+            _ => match self.refused(command, said) {
+                SourceError::Failed(_) => SourceError::Failed(format!("Valkey at {self} refuses {command}: {said}")),
+                known => known,
+            },
+        }
+    }
 }
 
 /// TLS 1.2 or 1.3, with the given CAs and no others, or with the system's.

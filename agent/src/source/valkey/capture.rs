@@ -307,6 +307,7 @@ fn describe(summary: RdbSummary, way: Way, info: &Info) -> (ValkeyContents, Vec<
         warnings
             .push("the server is one node of a cluster: the slots of other nodes are not in this backup".to_owned());
     }
+    let used_memory = summary.used_memory();
     let contents = ValkeyContents {
         server_version: info.server_version().to_owned(),
         server_name: info.server_name().to_owned(),
@@ -318,6 +319,7 @@ fn describe(summary: RdbSummary, way: Way, info: &Info) -> (ValkeyContents, Vec<
         keys: summary.keys,
         expiring_keys: summary.expiring_keys,
         families: summary.families,
+        used_memory,
         fencing: Some(summary.fencing),
     };
     (contents, warnings)

@@ -152,7 +152,7 @@ impl Connection {
 
     /// The error for a command that the server refused.
     pub(super) fn refused(&self, command: &str, said: &str) -> SourceError {
-        SourceError::Failed(format!("Valkey at {} refuses {command}: {said}", self.0.address))
+        self.0.address.refusal(command, said)
     }
 
     /// All of the server's own figures.

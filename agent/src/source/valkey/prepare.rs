@@ -55,7 +55,7 @@ pub(super) fn lay_beside(site: &Site, unit: &RestoreUnit) -> Result<(), SourceEr
     make_dirs().map_err(|e| place.failed("making", place.work(), &e))?;
 
     let rdb = place.incoming(&site.rdb);
-    verified_copy(unit, stored, contents, &rdb, &place)?;
+    verified_copy(unit, &rdb, &place)?;
     let owner = Owner::of(&site.rdb_path(), &site.dir, 0o640).map_err(|e| place.failed("looking at", &site.dir, &e))?;
     owner.give(&rdb).map_err(|e| place.failed("setting the owner of", &rdb, &e))?;
     if site.append_only {
@@ -85,16 +85,23 @@ pub(super) fn lay_beside(site: &Site, unit: &RestoreUnit) -> Result<(), SourceEr
 }
 
 /// Copies the staged file to `to`, while comparing its bytes and its contents with the manifest.
-fn verified_copy(
-    unit: &RestoreUnit,
-    stored: &StoredFile,
-    contents: &ValkeyContents,
-    to: &Path,
-    place: &Place<'_>,
-) -> Result<(), SourceError> {
+fn verified_copy(unit: &RestoreUnit, to: &Path, place: &Place<'_>) -> Result<(), SourceError> {
+    let failed = |e: io::Error| place.failed("writing", to, &e);
+    let file = verified(unit, File::create_new(to).map_err(failed)?, &failed)?;
+    file.sync_all().map_err(failed)
+}
+
+/// Compares the staged file's bytes and its contents with the manifest.
+pub(super) fn verify(unit: &RestoreUnit) -> Result<(), SourceError> {
+    verified(unit, io::sink(), &|e| SourceError::Failed(e.to_string())).map(drop)
+}
+
+/// Passes the staged file on to `out` while comparing it.
+fn verified<W: Write>(unit: &RestoreUnit, out: W, failed: &dyn Fn(io::Error) -> SourceError) -> Result<W, SourceError> {
+    let (stored, contents) = described(unit)?;
     let staged = unit.staged(stored);
-    let file = File::open(&staged).map_err(|e| place.failed("reading", &staged, &e))?;
-    let out = File::create_new(to).map_err(|e| place.failed("writing", to, &e))?;
+    let file = File::open(&staged)
+        .map_err(|e| SourceError::Failed(format!("the staged {} cannot be read: {e}", staged.display())))?;
     unit.progress.set_subject(&stored.path);
     unit.progress.set_total_bytes(stored.size_bytes);
     let mut hashing = Hashing { file: out, hasher: Hasher::default(), size: 0, failed: None };
@@ -102,7 +109,7 @@ fn verified_copy(
     let tee = Tee { from: file, out: &mut hashing, progress: &unit.progress, cancel: &never };
     let summary = sum_up(tee, Summary::new(), &unit.progress);
     if let Some(e) = hashing.failed.take() {
-        return Err(place.failed("writing", to, &e));
+        return Err(failed(e));
     }
     let damaged =
         |what: String| SourceError::Invalid(format!("the staged {} is not what was backed up: {what}", stored.path));
@@ -118,18 +125,18 @@ fn verified_copy(
     if summary.families != contents.families {
         return Err(damaged("the digests of its keys differ from the manifest's".into()));
     }
-    hashing.file.sync_all().map_err(|e| place.failed("writing", to, &e))
+    Ok(hashing.file)
 }
 
 /// Writes and hashes. Its own error is kept apart: the reader that drives it would report it as one of reading.
-struct Hashing {
-    file: File,
+struct Hashing<W> {
+    file: W,
     hasher: Hasher,
     size: u64,
     failed: Option<io::Error>,
 }
 
-impl Write for Hashing {
+impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let n = self.file.write(buf).inspect_err(|e| {
             self.failed = Some(e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error));

@@ -1,4 +1,4 @@
-//! The verbs of a restore.
+//! The verbs of a restore that exchanges the server's files.
 //!
 //! A server with `appendonly yes` loads its append-only files and ignores the RDB file (law L12). So besides `dump.rdb`
 //! such a server gets an append-only directory whose base is the restored RDB file: it loads that at its start as it
@@ -36,9 +36,9 @@ use crate::{
 /// Note: where the data is; from then on there may be files of ours beside it.
 const SITE: &str = "valkey-site";
 /// Note: what was live, as the restore laws need it ([`Live`]); kept before anything makes room.
-const LIVE: &str = "valkey-live";
+pub(super) const LIVE: &str = "valkey-live";
 /// Note: the corrections by the restore laws, settled once the backup's keys were seen.
-const CORRECTIONS: &str = "valkey-corrections";
+pub(super) const CORRECTIONS: &str = "valkey-corrections";
 /// Note: everything lies beside the data, verified.
 const PREPARED: &str = "valkey-prepared";
 /// Note: the server is being stopped for the exchange.
@@ -61,30 +61,11 @@ pub(super) struct Restore {
 }
 
 impl Restore {
-    pub(super) async fn prepare(self) -> Result<(), SourceError> {
+    pub(super) async fn prepare_files(self) -> Result<(), SourceError> {
         if self.note::<bool>(PREPARED)?.is_some() {
             return Ok(());
         }
-        if self.service_state().await? == ServiceState::Absent {
-            return Err(SourceError::Invalid(
-                "this agent knows no service for Valkey, so it cannot stop and start it: configure services.valkey"
-                    .into(),
-            ));
-        }
-        let connection = self.source.connect().await.map_err(|e| match e {
-            SourceError::Unavailable(e) => SourceError::Unavailable(format!(
-                "{e}; a restore asks the running server where its data belongs, so start it first, empty if need be"
-            )),
-            e => e,
-        })?;
-        let info = connection.info().await?;
-        if info.text("role") != "master" {
-            return Err(SourceError::Invalid(format!(
-                "Valkey at {} is a replica of {}: what is restored there would be replaced by its primary's data; restore the primary",
-                connection.address(),
-                info.text("master_host")
-            )));
-        }
+        let connection = self.running().await?;
         let site = self.source.site(&connection).await?;
         site.accessible()?;
         self.keep_live(&connection).await?;
@@ -94,7 +75,7 @@ impl Restore {
         self.keep_note(PREPARED, &true)
     }
 
-    pub(super) async fn swap(self) -> Result<(), SourceError> {
+    pub(super) async fn swap_files(self) -> Result<(), SourceError> {
         let Some(site) = self.note::<Site>(SITE)?.filter(|_| matches!(self.note::<bool>(PREPARED), Ok(Some(true))))
         else {
             return Err(SourceError::Invalid("Valkey's restore is not prepared".into()));
@@ -136,6 +117,28 @@ impl Restore {
         self.correct(&site).await
     }
 
+    /// A connection to a server that can be restored: one that runs and is no replica.
+    pub(super) async fn running(&self) -> Result<Connection, SourceError> {
+        let connection = self.source.connect().await.map_err(|e| match e {
+            SourceError::Unavailable(e) => SourceError::Unavailable(format!(
+                "{e}; a restore asks the running server where its data belongs, so start it first, empty if need be"
+            )),
+            e => e,
+        })?;
+        let info = connection.info().await?;
+        if info.loading() {
+            return Err(connection.address().loading());
+        }
+        if info.text("role") != "master" {
+            return Err(SourceError::Invalid(format!(
+                "Valkey at {} is a replica of {}: what is restored there would be replaced by its primary's data; restore the primary",
+                connection.address(),
+                info.text("master_host")
+            )));
+        }
+        Ok(connection)
+    }
+
     /// Without append-only files a server may keep its keys in memory alone (`save ""`), and whether it saves when it is
     /// stopped is up to its settings and its service manager. What a revert brings back must be on the disk.
     async fn save_live(&self, connection: &Connection, site: &Site) -> Result<(), SourceError> {
@@ -143,7 +146,7 @@ impl Restore {
     }
 
     /// Keeps what the restore laws must know of the live keys. What an earlier look saw is not forgotten.
-    async fn keep_live(&self, connection: &Connection) -> Result<(), SourceError> {
+    pub(super) async fn keep_live(&self, connection: &Connection) -> Result<(), SourceError> {
         let mut live = laws::read(connection).await?;
         if let Some(earlier) = self.note::<Live>(LIVE)? {
             live.merge(earlier);
@@ -172,7 +175,7 @@ impl Restore {
         self.save_live(&connection, site).await
     }
 
-    pub(super) async fn revert(self) -> Result<(), SourceError> {
+    pub(super) async fn revert_files(self) -> Result<(), SourceError> {
         let Some(site) = self.note::<Site>(SITE)? else { return Ok(()) };
         if self.note::<bool>(COMMITTING)?.is_some() {
             return Err(SourceError::Invalid("Valkey's restore is committed, its old data is gone".into()));
@@ -195,7 +198,7 @@ impl Restore {
         blocking(move || Place::new(&site, &unit).discard()).await
     }
 
-    pub(super) async fn commit(self) -> Result<(), SourceError> {
+    pub(super) async fn commit_files(self) -> Result<(), SourceError> {
         let Some(site) = self.note::<Site>(SITE)?.filter(|_| matches!(self.note::<bool>(EXCHANGED), Ok(Some(true))))
         else {
             return Err(SourceError::Failed("Valkey's restore was not swapped in, there is nothing to commit".into()));
@@ -210,7 +213,7 @@ impl Restore {
     ///
     /// Keys that expire before the save had ended are left out on both sides, whether the server has deleted them yet or
     /// not; all others must be there and equal, by family.
-    pub(super) async fn check(self) -> Result<Vec<String>, SourceError> {
+    pub(super) async fn check_files(self) -> Result<Vec<String>, SourceError> {
         let connection = self.source.connect().await?;
         let site = self.source.site(&connection).await?;
         let saved = save::fresh(&connection, &site).await?;
@@ -292,16 +295,16 @@ impl Restore {
         self.source.connect().await?.info().await
     }
 
-    fn note<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, SourceError> {
+    pub(super) fn note<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, SourceError> {
         self.unit.load_note(name).map_err(notes_failed)
     }
 
-    fn keep_note<T: serde::Serialize>(&self, name: &str, note: &T) -> Result<(), SourceError> {
+    pub(super) fn keep_note<T: serde::Serialize>(&self, name: &str, note: &T) -> Result<(), SourceError> {
         self.unit.save_note(name, note).map_err(notes_failed)
     }
 }
 
-fn notes_failed(e: io::Error) -> SourceError {
+pub(super) fn notes_failed(e: io::Error) -> SourceError {
     SourceError::Failed(format!("the restore's notes cannot be kept or read: {e}"))
 }
 
@@ -310,7 +313,7 @@ fn service_failed(e: ServiceError) -> SourceError {
 }
 
 /// What is not equal, in words.
-fn differences(expected: &RdbSummary, found: &RdbSummary) -> Vec<String> {
+pub(super) fn differences(expected: &RdbSummary, found: &RdbSummary) -> Vec<String> {
     let mut out = Vec::new();
     let shown = |f: &KeyFamily| if f.name.is_empty() { "keys of no known family".to_owned() } else { f.name.clone() };
     for family in &expected.families {

@@ -100,6 +100,7 @@ pub(super) fn of_the_artifact(artifact: &Artifact, node: &NodeFacts, selection: 
         Contents::Valkey(v) => {
             let (name, version) = (live(facts::SERVER_NAME), live(facts::SERVER_VERSION));
             if let (Some(name), Some(version)) = (name, version)
+                && live(facts::RESTORE_WAY).is_none_or(|way| way == "files")
                 && highest_rdb(name, version).is_some_and(|highest| v.rdb_version > highest)
             {
                 let message = format!(
@@ -112,6 +113,20 @@ pub(super) fn of_the_artifact(artifact: &Artifact, node: &NodeFacts, selection: 
                     v.server_version
                 );
                 out.push(refusal("L19", message));
+            }
+            let limit = live(facts::MAX_MEMORY).and_then(|limit| limit.parse::<u64>().ok()).filter(|limit| *limit > 0);
+            if let (Some(limit), Some(used)) = (limit, v.used_memory)
+                && selection.keys.is_empty()
+                && used > limit
+            {
+                let message = format!(
+                    "the keys of the backup took {} of memory, Valkey on {} is limited to {} (maxmemory): it would evict or \
+                     refuse some; raise maxmemory first",
+                    bytes(used),
+                    node.name,
+                    bytes(limit)
+                );
+                out.push(refusal("", message));
             }
         }
         Contents::Filesystem(f) => {

@@ -71,6 +71,7 @@ fn manifest() -> Manifest {
         keys: 7,
         expiring_keys: 1,
         families: vec![],
+        used_memory: Some(2 << 20),
         fencing: None,
     };
     let files = FilesContents {
@@ -351,4 +352,35 @@ fn what_the_laws_correct_is_in_the_plan() {
     node.sources[1].facts.remove(facts::LAWS);
     let unknown = planned(&everything(), &node).corrections.join("\n");
     assert!(unknown.contains("could not be looked at") && !unknown.contains("rotate"), "{unknown}");
+}
+
+#[test]
+fn the_way_of_a_restore_of_valkey_is_in_the_plan() {
+    let planned = |selection: Selection, change: &dyn Fn(&mut BTreeMap<String, String>)| {
+        let mut node = node();
+        change(&mut node.sources[1].facts);
+        plan(&manifest(), &[node], &Options { scope: vec![ArtifactKind::Valkey], selection, accept_versions: false })
+    };
+    let title = |plan: &Plan| plan.steps.iter().find(|s| s.verb == Verb::Swap).unwrap().title.clone();
+    let files = planned(Selection::default(), &|f| drop(f.insert(facts::RESTORE_WAY.into(), "files".into())));
+    assert_eq!(title(&files), "replace valkey RDB");
+    assert!(files.notes.iter().any(|n| n.contains("is stopped, its files are exchanged")), "{:?}", files.notes);
+    let live = planned(Selection::default(), &|f| {
+        f.insert(facts::RESTORE_WAY.into(), "live".into());
+        f.insert(facts::RESTORE_WAY_BECAUSE.into(), "no service".into());
+    });
+    assert_eq!(title(&live), "replace valkey keys");
+    assert!(live.notes.iter().any(|n| n.contains("keeps running") && n.contains("no service")), "{:?}", live.notes);
+    let part = Selection { keys: vec!["prexor:v1:platform:chat:*".into()], ..Selection::default() };
+    let part = planned(part, &|f| drop(f.insert(facts::RESTORE_WAY.into(), "files".into())));
+    assert_eq!(title(&part), "replace valkey keys");
+    assert!(part.notes.iter().any(|n| n.contains("only some keys are restored")), "{:?}", part.notes);
+    assert_ne!(files.digest(), live.digest());
+
+    let tight = planned(Selection::default(), &|f| drop(f.insert(facts::MAX_MEMORY.into(), "1048576".into())));
+    assert!(tight.refusals.iter().any(|r| r.message.contains("maxmemory")), "{:?}", tight.refusals);
+    for fits in ["0", "2097152"] {
+        let plan = planned(Selection::default(), &|f| drop(f.insert(facts::MAX_MEMORY.into(), fits.into())));
+        assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    }
 }

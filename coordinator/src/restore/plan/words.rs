@@ -8,23 +8,52 @@ use prexor_format::{
 };
 use prexor_proto::facts;
 
-use super::{NodeFacts, ServiceFacts, SourceFacts, Verb, root_of};
+use super::{NodeFacts, ServiceFacts, SourceFacts, Verb, root_of, source};
 
 /// A step's title. Those of the swaps are the guide's.
-pub(super) fn title(verb: Verb, artifact: &Artifact) -> String {
+pub(super) fn title(verb: Verb, artifact: &Artifact, live: bool) -> String {
     let root = root_of(artifact).unwrap_or_default();
     match (verb, artifact.kind) {
         (Verb::Swap, ArtifactKind::Mongo) => "drop+restore mongo".to_owned(),
+        (Verb::Swap, ArtifactKind::Valkey) if live => "replace valkey keys".to_owned(),
         (Verb::Swap, ArtifactKind::Valkey) => "replace valkey RDB".to_owned(),
         (Verb::Swap, ArtifactKind::Filesystem) => format!("untar {}/", root.trim_end_matches('/')),
         (Verb::Stage, _) => format!("send {} and compare its checksums", artifact.id),
         (Verb::Prepare, ArtifactKind::Mongo) => "load the dump beside the live collections and compare".to_owned(),
+        (Verb::Prepare, ArtifactKind::Valkey) if live => "read the RDB through and compare".to_owned(),
         (Verb::Prepare, ArtifactKind::Valkey) => "put the RDB beside the live one and compare".to_owned(),
         (Verb::Prepare, ArtifactKind::Filesystem) => format!("unpack beside {root} and compare"),
         (Verb::Check, _) => format!("compare the live {} with the manifest", artifact.kind),
         (Verb::Commit, _) => format!("let go of the old {}", artifact.kind),
         (Verb::Preflight, _) => String::new(),
     }
+}
+
+/// What is to be known of the way that a restore of Valkey takes.
+pub(super) fn way(artifact: &Artifact, node: &NodeFacts, selection: &Selection) -> Vec<String> {
+    if artifact.kind != ArtifactKind::Valkey {
+        return Vec::new();
+    }
+    let fact = |name: &str| source(node, artifact.kind).and_then(|s| s.facts.get(name)).map_or("", String::as_str);
+    if super::live(artifact, node, selection) {
+        let because = match fact(facts::RESTORE_WAY_BECAUSE) {
+            _ if !selection.keys.is_empty() => "only some keys are restored",
+            "" => "its files are out of reach",
+            because => because,
+        };
+        return vec![format!(
+            "Valkey on {} keeps running and its keys are replaced one by one ({because}); whoever reads it meanwhile sees some of them",
+            node.name
+        )];
+    }
+    let mut out = vec![format!("Valkey on {} is stopped, its files are exchanged, and it is started again", node.name)];
+    if !fact(facts::REPLICAS).is_empty() {
+        out.push(format!(
+            "its {} replicas follow it: they load the restored keys when it is back",
+            fact(facts::REPLICAS)
+        ));
+    }
+    out
 }
 
 /// How much is there now.

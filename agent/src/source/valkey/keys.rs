@@ -1,0 +1,445 @@
+//! Keys of a running server, by the thousand: written down as an RDB file, taken away, put in out of one.
+//!
+//! All of it is limited to the keys that a selection covers. Knows nothing of journals and laws.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    os::unix::fs::FileExt,
+    path::Path,
+};
+
+use prexor_format::{
+    rdb::{self, Entry, Facts, Library, Payload, Reader, Record, Writer},
+    selection::Selection,
+};
+
+use super::{
+    SourceError,
+    address::Address,
+    raw::{Raw, Reply, argument, argument_begins, command, head},
+};
+use crate::sink::Progress;
+
+/// Keys that a server is asked for in one go.
+const AT_ONCE: &[u8] = b"1000";
+/// Values that a server is asked for in one go: it holds all of them until they are taken.
+const DUMPS_AT_ONCE: usize = 64;
+/// Bytes of commands that go out before the replies to the ones before them are read.
+const WINDOW: usize = 256 << 10;
+/// The RDB version in files that are written down from servers whose own is not known.
+const FILE_VERSION: u32 = 11;
+/// `proto-max-bulk-len` where the server does not say.
+const BULK_MAX: u64 = 512 << 20;
+
+/// A server whose keys are moved.
+pub(super) struct Keys<'a> {
+    raw: Raw,
+    selection: &'a Selection,
+    progress: &'a Progress,
+}
+
+impl<'a> Keys<'a> {
+    pub(super) fn connect(
+        address: &Address,
+        selection: &'a Selection,
+        progress: &'a Progress,
+    ) -> Result<Self, SourceError> {
+        Ok(Self { raw: Raw::connect(address)?, selection, progress })
+    }
+
+    /// Whether functions belong to what is moved.
+    fn with_functions(&self) -> bool {
+        self.selection.keys.is_empty()
+    }
+
+    /// Writes all covered keys, and the functions where everything is covered, to a new file, which is on the disk then.
+    /// `version` is that of the server's own files, where it is known.
+    pub(super) fn write_down(&mut self, path: &Path, version: Option<u32>) -> Result<(), SourceError> {
+        let failed = |e: std::io::Error| file_failed("writing", path, &e);
+        let file = File::create(path).map_err(failed)?;
+        let out = Writer::new(BufWriter::with_capacity(256 << 10, file), version.unwrap_or(FILE_VERSION), &[]);
+        let mut out = out.map_err(failed)?;
+        if self.with_functions() {
+            match self.raw.ask(&[b"FUNCTION", b"DUMP"]) {
+                // All libraries one behind the other, each behind its byte; the first byte is the writer's.
+                Ok(Reply::Value(Some(dump))) if dump.len() > 10 => {
+                    out.library(&dump[1..dump.len() - 10]).map_err(failed)?;
+                }
+                Ok(_) => {}
+                Err(e) if knows_no_functions(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        for db in self.databases()? {
+            let mut cursor = self.select(db)?;
+            while let Some((keys, next)) = self.scan(cursor)? {
+                cursor = next;
+                for keys in keys.chunks(DUMPS_AT_ONCE) {
+                    let mut ask = Vec::new();
+                    for key in keys {
+                        command(&mut ask, &[b"PEXPIRETIME", key]);
+                        command(&mut ask, &[b"DUMP", key]);
+                    }
+                    self.raw.send(&ask)?;
+                    for key in keys {
+                        self.take_down(db, key, &mut out).map_err(|e| match e {
+                            Down::Server(e) => e,
+                            Down::File(e) => failed(e),
+                        })?;
+                    }
+                }
+                self.progress.add(0, keys.len() as u64);
+            }
+        }
+        let file = out.finish().map_err(failed)?;
+        let file = file.into_inner().map_err(|e| failed(e.into_error()))?;
+        file.sync_all().map_err(failed)
+    }
+
+    fn take_down<W: Write>(&mut self, db: u64, key: &[u8], out: &mut Writer<W>) -> Result<(), Down> {
+        let expires = self.raw.reply()?;
+        let expires_at_ms = match self.raw.accepted(b"PEXPIRETIME", expires)? {
+            Reply::Integer(ms @ 0..) => Some(ms),
+            _ => None,
+        };
+        // Gone since the scan.
+        let Some(len) = self.raw.value_begins()? else { return Ok(()) };
+        let body = len.checked_sub(11).ok_or_else(|| bad_dump(key))?;
+        let mut code = 0;
+        self.raw.pieces(1, |byte| {
+            code = byte[0];
+            Ok(())
+        })?;
+        out.key(db, key, code, &Facts { expires_at_ms, ..Facts::default() }).map_err(Down::File)?;
+        let mut payload = None;
+        let mut broken = None;
+        self.raw.pieces(body, |piece| {
+            // The version comes behind the value and is not needed: the checksum is over it too, so it is redone below.
+            payload.get_or_insert_with(|| Payload::begin(code, 0)).add(piece);
+            if broken.is_none() {
+                broken = out.value(piece).err();
+            }
+            Ok(())
+        })?;
+        let mut footer = Vec::new();
+        self.raw.pieces(10, |piece| {
+            footer.extend_from_slice(piece);
+            Ok(())
+        })?;
+        self.raw.end_of_value()?;
+        if let Some(e) = broken {
+            return Err(Down::File(e));
+        }
+        let version = u16::from_le_bytes([footer[0], footer[1]]);
+        let sum = payload.unwrap_or_else(|| Payload::begin(code, 0)).end_with(version);
+        if sum[..] == footer[..] { Ok(()) } else { Err(bad_dump(key).into()) }
+    }
+
+    /// Takes all covered keys away.
+    pub(super) fn remove(&mut self) -> Result<(), SourceError> {
+        for db in self.databases()? {
+            let mut cursor = self.select(db)?;
+            while let Some((keys, next)) = self.scan(cursor)? {
+                cursor = next;
+                if !keys.is_empty() {
+                    let args: Vec<&[u8]> = [&b"UNLINK"[..]].into_iter().chain(keys.iter().map(Vec::as_slice)).collect();
+                    self.raw.ask(&args)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts in all covered keys of a file that have not expired by `now_ms` and that `wanted` says yes to, and the
+    /// functions where everything is covered.
+    pub(super) fn put_in(
+        &mut self,
+        path: &Path,
+        now_ms: i64,
+        wanted: impl Fn(&Entry<'_>) -> bool,
+    ) -> Result<(), SourceError> {
+        let open = || File::open(path).map_err(|e| file_failed("reading", path, &e));
+        let damaged = |e: rdb::RdbError| SourceError::Failed(format!("{} cannot be read: {e}", path.display()));
+        let (mut reader, file) = (Reader::new(open()?).map_err(damaged)?, open()?);
+        let bulk_max = self.bulk_max()?;
+        let mut functions = Functions::default();
+        let mut load = Load { raw: &mut self.raw, out: Vec::new(), begun: 0, sent: 0, db: None };
+        while let Some(record) = reader.next_record().map_err(damaged)? {
+            match record {
+                Record::Library(library) => {
+                    functions.add(&library, &file).map_err(|e| file_failed("reading", path, &e))?
+                }
+                Record::Key(entry) => {
+                    // Servers drop collections without elements when they load a file.
+                    let empty = entry.elements == 0 && entry.kind != rdb::Kind::Stream;
+                    let expired = entry.expires_at_ms.is_some_and(|at| at <= now_ms);
+                    if empty || expired || !self.selection.covers_key(entry.key) || !wanted(&entry) {
+                        continue;
+                    }
+                    if entry.key.len() as u64 != entry.key_len {
+                        return Err(SourceError::Invalid(format!(
+                            "a key of {} bytes cannot be put into a running server: restore by exchanging the server's files",
+                            entry.key_len
+                        )));
+                    }
+                    load.key(&entry, &file, path, bulk_max)?;
+                    self.progress.add(entry.serialised_len, 1);
+                }
+            }
+        }
+        load.finish()?;
+        if self.with_functions() {
+            functions.put(&mut self.raw)?;
+        }
+        Ok(())
+    }
+
+    fn databases(&mut self) -> Result<Vec<u64>, SourceError> {
+        let Reply::Value(Some(text)) = self.raw.ask(&[b"INFO", b"keyspace"])? else { return Ok(Vec::new()) };
+        Ok(super::client::Info::parse(&String::from_utf8_lossy(&text)).databases())
+    }
+
+    fn bulk_max(&mut self) -> Result<u64, SourceError> {
+        match self.raw.ask(&[b"CONFIG", b"GET", b"proto-max-bulk-len"]) {
+            Ok(Reply::Array(pair)) => match pair.get(1) {
+                Some(Reply::Value(Some(text))) => {
+                    Ok(str::from_utf8(text).ok().and_then(|t| t.parse().ok()).unwrap_or(BULK_MAX))
+                }
+                _ => Ok(BULK_MAX),
+            },
+            Ok(_) | Err(SourceError::Denied(_) | SourceError::Failed(_)) => Ok(BULK_MAX),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Selects a database; where its scan begins.
+    fn select(&mut self, db: u64) -> Result<Option<Vec<u8>>, SourceError> {
+        self.raw.ask(&[b"SELECT", db.to_string().as_bytes()])?;
+        Ok(Some(b"0".to_vec()))
+    }
+
+    /// Some covered keys, and where to go on; `None` at the end.
+    #[expect(clippy::type_complexity, reason = "keys, and a cursor where there are more")]
+    fn scan(&mut self, cursor: Option<Vec<u8>>) -> Result<Option<(Vec<Vec<u8>>, Option<Vec<u8>>)>, SourceError> {
+        let Some(cursor) = cursor else { return Ok(None) };
+        let mut args: Vec<&[u8]> = vec![b"SCAN", &cursor, b"COUNT", AT_ONCE];
+        if let [pattern] = &self.selection.keys[..] {
+            args.extend([&b"MATCH"[..], pattern.as_bytes()]);
+        }
+        let Reply::Array(mut answer) = self.raw.ask(&args)? else { return Ok(None) };
+        let (Some(Reply::Array(keys)), Some(Reply::Value(Some(next)))) = (answer.pop(), answer.pop()) else {
+            return Ok(None);
+        };
+        let keys = keys.into_iter().filter_map(|key| match key {
+            Reply::Value(Some(key)) if self.selection.covers_key(&key) => Some(key),
+            _ => None,
+        });
+        Ok(Some((keys.collect(), (next != b"0").then_some(next))))
+    }
+}
+
+/// Keys on their way in: commands gathered, and the number of replies that are still to come.
+struct Load<'a> {
+    raw: &'a mut Raw,
+    out: Vec<u8>,
+    /// Commands in `out`.
+    begun: usize,
+    /// Commands that were sent and not answered yet.
+    sent: usize,
+    db: Option<u64>,
+}
+
+impl Load<'_> {
+    fn key(&mut self, entry: &Entry<'_>, file: &File, path: &Path, bulk_max: u64) -> Result<(), SourceError> {
+        if self.db != Some(entry.db) {
+            command(&mut self.out, &[b"SELECT", entry.db.to_string().as_bytes()]);
+            self.begun += 1;
+            self.db = Some(entry.db);
+        }
+        let len = Payload::len(entry.serialised_len);
+        if len > bulk_max {
+            return self.rebuilt(entry, file, path, bulk_max);
+        }
+        head(&mut self.out, 6);
+        argument(&mut self.out, b"RESTORE");
+        argument(&mut self.out, entry.key);
+        argument(&mut self.out, entry.expires_at_ms.unwrap_or(0).to_string().as_bytes());
+        argument_begins(&mut self.out, len);
+        let version = Payload::version_needed(entry.code);
+        match entry.serialised {
+            Some(serialised) => Payload::append(entry.code, serialised, version, &mut self.out),
+            None => {
+                let mut payload = Payload::begin(entry.code, version);
+                self.out.push(entry.code);
+                pieces(file, path, entry.serialised_at, entry.serialised_len, |piece| {
+                    payload.add(piece);
+                    self.out.extend_from_slice(piece);
+                    if self.out.len() < WINDOW { Ok(()) } else { self.raw.send(&std::mem::take(&mut self.out)) }
+                })?;
+                self.out.extend_from_slice(&payload.end());
+            }
+        }
+        self.out.extend_from_slice(b"\r\n");
+        argument(&mut self.out, b"REPLACE");
+        argument(&mut self.out, b"ABSTTL");
+        self.begun += 1;
+        self.flow()
+    }
+
+    /// A string whose payload is longer than the server takes in one piece.
+    fn rebuilt(&mut self, entry: &Entry<'_>, file: &File, path: &Path, bulk_max: u64) -> Result<(), SourceError> {
+        if entry.code != 0 {
+            return Err(SourceError::Invalid(format!(
+                "{} has {} bytes, the server takes {bulk_max} at once (proto-max-bulk-len): raise that for the restore",
+                entry.key.escape_ascii(),
+                entry.serialised_len
+            )));
+        }
+        let serialised = At { file, at: entry.serialised_at, left: entry.serialised_len };
+        let (mut part, mut failed) = (Vec::new(), Ok(()));
+        let most = usize::try_from(bulk_max / 4).unwrap_or(usize::MAX).min(8 << 20);
+        let unpacked = rdb::unpack_string(serialised, |piece| {
+            part.extend_from_slice(piece);
+            if failed.is_ok() && part.len() >= most {
+                failed = self.append(entry.key, &std::mem::take(&mut part));
+            }
+        });
+        failed?;
+        unpacked.map_err(|e| SourceError::Failed(format!("{} cannot be read: {e}", path.display())))?;
+        self.append(entry.key, &part)?;
+        if let Some(at) = entry.expires_at_ms {
+            command(&mut self.out, &[b"PEXPIREAT", entry.key, at.to_string().as_bytes()]);
+            self.begun += 1;
+        }
+        self.flow()
+    }
+
+    fn append(&mut self, key: &[u8], part: &[u8]) -> Result<(), SourceError> {
+        command(&mut self.out, &[b"APPEND", key, part]);
+        self.begun += 1;
+        self.flow()
+    }
+
+    /// Sends what was gathered once it is enough, and then reads the replies to what was sent before it: the server
+    /// works on one while the next is put together.
+    fn flow(&mut self) -> Result<(), SourceError> {
+        if self.out.len() < WINDOW {
+            return Ok(());
+        }
+        self.raw.send(&self.out)?;
+        self.out.clear();
+        let before = std::mem::replace(&mut self.sent, std::mem::take(&mut self.begun));
+        self.replies(before)
+    }
+
+    fn replies(&mut self, n: usize) -> Result<(), SourceError> {
+        for _ in 0..n {
+            let reply = self.raw.reply()?;
+            self.raw.accepted(b"RESTORE", reply)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), SourceError> {
+        self.raw.send(&self.out)?;
+        let all = self.sent + self.begun;
+        self.replies(all)
+    }
+}
+
+/// Libraries of functions, as `FUNCTION RESTORE` takes them.
+#[derive(Default)]
+struct Functions(Vec<u8>);
+
+impl Functions {
+    fn add(&mut self, library: &Library<'_>, file: &File) -> std::io::Result<()> {
+        self.0.push(Library::CODE);
+        match library.serialised {
+            Some(serialised) => self.0.extend_from_slice(serialised),
+            None => {
+                let begin = self.0.len();
+                self.0.resize(begin + usize::try_from(library.serialised_len).map_err(std::io::Error::other)?, 0);
+                file.read_exact_at(&mut self.0[begin..], library.serialised_at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces all functions of the server.
+    fn put(self, raw: &mut Raw) -> Result<(), SourceError> {
+        let Some((code, libraries)) = self.0.split_first() else {
+            return match raw.ask(&[b"FUNCTION", b"FLUSH"]) {
+                Err(e) if !knows_no_functions(&e) => Err(e),
+                _ => Ok(()),
+            };
+        };
+        let mut payload = Vec::new();
+        Payload::append(*code, libraries, 10, &mut payload);
+        raw.ask(&[b"FUNCTION", b"RESTORE", &payload, b"FLUSH"]).map(drop)
+    }
+}
+
+/// Bytes of a file from a place on.
+struct At<'a> {
+    file: &'a File,
+    at: u64,
+    left: u64,
+}
+
+impl std::io::Read for At<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let most = buf.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let n = self.file.read_at(&mut buf[..most], self.at)?;
+        self.at += n as u64;
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+fn pieces(
+    file: &File,
+    path: &Path,
+    at: u64,
+    len: u64,
+    mut take: impl FnMut(&[u8]) -> Result<(), SourceError>,
+) -> Result<(), SourceError> {
+    let (mut from, mut buffer) = (At { file, at, left: len }, vec![0; 64 << 10]);
+    while from.left > 0 {
+        match std::io::Read::read(&mut from, &mut buffer) {
+            Ok(0) => return Err(file_failed("reading", path, &std::io::ErrorKind::UnexpectedEof.into())),
+            Ok(n) => take(&buffer[..n])?,
+            Err(e) => return Err(file_failed("reading", path, &e)),
+        }
+    }
+    Ok(())
+}
+
+/// Writing a key down failed on one side or the other.
+enum Down {
+    Server(SourceError),
+    File(std::io::Error),
+}
+
+impl From<SourceError> for Down {
+    fn from(e: SourceError) -> Self {
+        Self::Server(e)
+    }
+}
+
+fn bad_dump(key: &[u8]) -> SourceError {
+    SourceError::Failed(format!("the server dumps {} in a way that cannot be read", key.escape_ascii()))
+}
+
+/// Servers before Redis 7.
+fn knows_no_functions(e: &SourceError) -> bool {
+    matches!(e, SourceError::Failed(said) if said.contains("unknown command"))
+}
+
+pub(super) fn file_failed(doing: &str, path: &Path, e: &std::io::Error) -> SourceError {
+    let what = format!("{doing} {} failed: {e}", path.display());
+    match e.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => SourceError::NoSpace(what),
+        _ => SourceError::Failed(what),
+    }
+}
