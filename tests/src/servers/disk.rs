@@ -1,7 +1,12 @@
 //! A disk of few MiB that can be filled up: a file system in memory, in a mount namespace of its own, so that no
 //! privilege is needed and nothing is left when it goes.
 
-use std::{fs, path::PathBuf, process::Child, process::Command};
+use std::{
+    fs,
+    io::Write as _,
+    path::PathBuf,
+    process::{Child, Command},
+};
 
 use tempfile::TempDir;
 
@@ -44,15 +49,20 @@ impl SmallDisk {
         words.map(str::to_owned).to_vec()
     }
 
-    /// Fills it up to so many MiB that stay free; in the place of what filled it before.
+    /// Fills it up, or empties it, to so many MiB that are free.
     ///
     /// # Panics
-    /// When it has less.
+    /// When it holds more than that besides.
     pub fn leave_free(&self, mib: u64) {
-        let ballast = self.outside().join("ballast");
-        let _ = fs::remove_file(&ballast);
+        let mut ballast = fs::File::options().create(true).append(true).open(self.outside().join("ballast")).expect("a file");
         let free = rustix::fs::statvfs(self.outside()).map(|s| s.f_bavail * s.f_frsize).expect("it tells its size");
-        fs::write(&ballast, vec![0_u8; (free - (mib << 20)) as usize]).expect("room for the ballast");
+        match free.checked_sub(mib << 20) {
+            Some(more) => ballast.write_all(&vec![0_u8; more as usize]).expect("there is room"),
+            None => {
+                let length = ballast.metadata().expect("it is there").len();
+                ballast.set_len(length.saturating_sub((mib << 20) - free)).expect("it can be cut");
+            }
+        }
     }
 
     /// Takes away what filled it.

@@ -36,14 +36,6 @@ async fn look(server: &Server, facts: &mut BTreeMap<String, String>) -> Result<(
     if let Some(version) = feature_compatibility_version(server).await {
         tell(facts::FEATURE_COMPATIBILITY_VERSION, version);
     }
-    let catalog = catalog::list(server).await?;
-    tell(facts::COLLECTIONS, catalog.live.len().to_string());
-    let stats = stats(server).await?;
-    tell(facts::DOCUMENTS, stats.documents.to_string());
-    tell(facts::BYTES, stats.bytes.to_string());
-    if let Some(room) = Disk::of(server).await?.room() {
-        tell(facts::ROOM_BYTES, room.to_string());
-    }
     let missing = privileges::missing(server).await?;
     let (helpful, needed): (Vec<_>, Vec<_>) = missing.iter().cloned().partition(|m| m.need == Need::Helpful);
     for (fact, which) in [(facts::MISSING_PRIVILEGES, needed), (facts::HELPFUL_PRIVILEGES, helpful)] {
@@ -52,6 +44,14 @@ async fn look(server: &Server, facts: &mut BTreeMap<String, String>) -> Result<(
         }
     }
     privileges::demand_of(server, &missing, Need::Capture)?;
+    let catalog = catalog::list(server).await?;
+    tell(facts::COLLECTIONS, catalog.live.len().to_string());
+    let stats = stats(server).await?;
+    tell(facts::DOCUMENTS, stats.documents.to_string());
+    tell(facts::BYTES, stats.bytes.to_string());
+    if let Some(room) = Disk::of(server).await?.room() {
+        tell(facts::ROOM_BYTES, room.to_string());
+    }
     // One document of each kind shows whether the account may read it.
     for kind in [CollectionType::Collection, CollectionType::Timeseries] {
         if let Some((name, _)) = catalog.live.iter().find(|(_, n)| n.kind == kind) {
