@@ -121,6 +121,9 @@ pub struct RestoreArgs {
     /// Bring Valkey's login lockouts, password resets and plugin tokens back too
     #[arg(long)]
     pub keep_logins: bool,
+    /// Restore although a server or a controller has another version than the backup's (law L19)
+    #[arg(long)]
+    pub accept_versions: bool,
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,

@@ -171,7 +171,8 @@ impl Execution<'_> {
     async fn preflight(&self) -> Result<(), Error> {
         let kinds = self.plan.replacements.iter().map(|r| kind_from_wire(r.kind));
         let scope = kinds.collect::<Result<_, _>>().map_err(|e| Error::internal(e.to_string()))?;
-        let options = Options { scope, selection: self.selection() };
+        let accept_versions = self.plan.accept_versions;
+        let options = Options { scope, selection: self.selection(), accept_versions };
         let now = plan_restore(self.ctx, &self.id, &options).await?;
         refuse(&now)?;
         if super::plan_to_wire(&now).steps != self.plan.steps {

@@ -70,6 +70,8 @@ pub struct Options {
     pub scope: Vec<ArtifactKind>,
     /// Which part of them.
     pub selection: Selection,
+    /// Whether servers and controllers may have other versions than the backup's (law L19).
+    pub accept_versions: bool,
 }
 
 /// What a restore will do.
@@ -79,6 +81,8 @@ pub struct Plan {
     pub backup_id: BackupId,
     /// Which part of it.
     pub selection: Selection,
+    /// Whether other versions were accepted; which, is among the notes.
+    pub accept_versions: bool,
     /// What is exchanged for what.
     pub replacements: Vec<Replacement>,
     /// What is done, in this order.
@@ -193,12 +197,17 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
         }
     }
     refusals.extend(laws::of_the_whole(manifest, &placed, selection));
+    let overridden = |r: &Refusal| options.accept_versions && r.law == "L19";
+    let (accepted, refusals): (Vec<_>, Vec<_>) = refusals.into_iter().partition(overridden);
+    let accepted = accepted.into_iter().map(|r| format!("accepted with --accept-versions (law L19): {}", r.message));
     Plan {
         backup_id: manifest.id.clone(),
         selection: selection.clone(),
+        accept_versions: options.accept_versions,
         replacements: placed.iter().map(|(artifact, node)| replacement(artifact, node, selection)).collect(),
         steps: steps(&placed, selection),
         notes: [
+            accepted.collect(),
             laws::notes(manifest, &selected),
             placed.iter().flat_map(|(a, node)| words::way(a, node, selection)).collect(),
             missing,

@@ -23,6 +23,7 @@ pub fn plan(plan: &Plan) -> wire::Plan {
             .map(|r| wire::Refusal { law: r.law.clone(), message: r.message.clone() })
             .collect(),
         after: plan.after.clone(),
+        accept_versions: plan.accept_versions,
         corrections: plan.corrections.clone(),
         selection: (plan.selection != Selection::default()).then(|| selection_to_wire(&plan.selection)),
     }

@@ -107,6 +107,7 @@ fn request(args: &RestoreArgs) -> Result<PlanRestoreRequest, Failure> {
         before: args.before.map(convert::time_to_wire),
         scope: scope.iter().map(|k| convert::kind_to_wire(*k).into()).collect(),
         selection: part(&args.part, args.keep_logins)?,
+        accept_versions: args.accept_versions,
     })
 }
 

@@ -54,7 +54,8 @@ impl SmallDisk {
     /// # Panics
     /// When it holds more than that besides.
     pub fn leave_free(&self, mib: u64) {
-        let mut ballast = fs::File::options().create(true).append(true).open(self.outside().join("ballast")).expect("a file");
+        let mut ballast =
+            fs::File::options().create(true).append(true).open(self.outside().join("ballast")).expect("a file");
         let free = rustix::fs::statvfs(self.outside()).map(|s| s.f_bavail * s.f_frsize).expect("it tells its size");
         match free.checked_sub(mib << 20) {
             Some(more) => ballast.write_all(&vec![0_u8; more as usize]).expect("there is room"),

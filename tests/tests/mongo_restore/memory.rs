@@ -20,7 +20,8 @@ async fn documents_of_16_mib_are_restored_in_less_than_128_mib() {
     let client = cluster.mongod.client().await;
     let db = client.database(DATABASE);
     for (name, size, count) in [("largest", (16 << 20) - 100, 20), ("middling", 10 << 10, 8_000)] {
-        let bytes = |n: u32| (0..size as u32).map(|i| ((i / 64).wrapping_mul(2_654_435_761) >> 24) as u8 ^ n as u8).collect();
+        let bytes =
+            |n: u32| (0..size as u32).map(|i| ((i / 64).wrapping_mul(2_654_435_761) >> 24) as u8 ^ n as u8).collect();
         let large = |n: u32| doc! { "_id": n, "x": Binary { subtype: BinarySubtype::Generic, bytes: bytes(n) } };
         for n in 0..count {
             db.collection::<Document>(name).insert_one(large(n)).await.expect("room");

@@ -224,6 +224,11 @@ fn older_servers_and_full_disks_are_refused() {
     assert_eq!(laws(&refused(&m, &everything(), set(0, facts::ROOM_BYTES, "4000000"))), [] as [&str; 0]);
     let lacking = refused(&m, &everything(), set(0, facts::MISSING_PRIVILEGES, "insert on prexorcloud.*"));
     assert!(lacking.refusals[0].message.contains("insert on prexorcloud.*"), "{:?}", lacking.refusals);
+    let accepting = Options { accept_versions: true, ..everything() };
+    let accepted = refused(&m, &accepting, set(0, facts::FEATURE_COMPATIBILITY_VERSION, "5.0"));
+    assert_eq!(accepted.refusals, []);
+    assert!(accepted.notes[0].contains("is 5.0 here and was 6.0"), "{:?}", accepted.notes);
+    assert_ne!(accepted.digest(), plan(&m, &[node()], &everything()).digest());
     assert_eq!(laws(&refused(&m, &everything(), set(0, facts::FEATURE_COMPATIBILITY_VERSION, "5.0"))), ["L19"]);
     assert_eq!(laws(&refused(&m, &everything(), set(1, facts::SERVER_NAME, "redis"))), [] as [&str; 0]);
     let redis7 = |n: &mut NodeFacts| {
@@ -248,7 +253,7 @@ fn a_kind_that_the_backup_lacks_is_said_and_refused_when_nothing_is_left() {
 }
 
 fn only(scope: &[ArtifactKind]) -> Options {
-    Options { scope: scope.to_vec(), selection: Selection::default() }
+    Options { scope: scope.to_vec(), selection: Selection::default(), accept_versions: false }
 }
 
 #[test]
@@ -270,23 +275,31 @@ fn a_part_leaves_the_other_kinds_alone_and_says_what_it_takes() {
         selection.namespaces.include = vec![include.into()];
         selection
     };
-    let options = Options { scope: vec![], selection: part("users") };
+    let options = Options { scope: vec![], selection: part("users"), accept_versions: false };
     let p = plan(&m, &[node()], &options);
     assert_eq!(p.refusals, []);
     assert_eq!(p.replacements.iter().map(|r| r.kind).collect::<Vec<_>>(), [ArtifactKind::Mongo]);
     assert_eq!(p.replacements[0].parts, ["prexorcloud.users"]);
     assert_eq!(p.replacements[0].size_bytes, 7, "the other collection's data does not travel");
     assert!(p.replacements[0].incoming.starts_with("1 collection of 2, "), "{}", p.replacements[0].incoming);
-    assert_ne!(p.digest(), plan(&m, &[node()], &Options { scope: vec![], selection: part("audit_log") }).digest());
+    assert_ne!(
+        p.digest(),
+        plan(&m, &[node()], &Options { scope: vec![], selection: part("audit_log"), accept_versions: false }).digest()
+    );
 
-    let nothing = plan(&m, &[node()], &Options { scope: vec![], selection: part("mod_chat_*") });
+    let nothing =
+        plan(&m, &[node()], &Options { scope: vec![], selection: part("mod_chat_*"), accept_versions: false });
     assert!(nothing.refusals[0].message.contains("no collection of mongo is selected"), "{:?}", nothing.refusals);
     let mut renamed = part("*");
     let to_one = |from: &str| prexor_format::selection::Rename { from: from.into(), to: "one".into() };
     renamed.namespaces.rename = vec![to_one("users"), to_one("audit_log")];
-    let colliding = plan(&m, &[node()], &Options { scope: vec![], selection: renamed });
+    let colliding = plan(&m, &[node()], &Options { scope: vec![], selection: renamed, accept_versions: false });
     assert!(colliding.refusals[0].message.contains("both become prexorcloud.one"), "{:?}", colliding.refusals);
-    let both = Options { scope: vec![ArtifactKind::Mongo, ArtifactKind::Valkey], selection: part("users") };
+    let both = Options {
+        scope: vec![ArtifactKind::Mongo, ArtifactKind::Valkey],
+        selection: part("users"),
+        accept_versions: false,
+    };
     assert!(plan(&m, &[node()], &both).refusals[0].message.contains("leave valkey out"));
 }
 
@@ -318,10 +331,10 @@ fn what_the_laws_correct_is_in_the_plan() {
         assert!(told.contains(part), "{part} not in\n{told}");
     }
     let selection = Selection { logins: true, ..Selection::default() };
-    let keep = planned(&Options { scope: vec![], selection }, &node).corrections.join("\n");
+    let keep = planned(&Options { scope: vec![], selection, accept_versions: false }, &node).corrections.join("\n");
     assert!(!keep.contains("login:lock") && keep.contains("prexor:v1:lease:*"), "{keep}");
     let selection = Selection { keys: vec!["prexor:v1:platform:*".into()], ..Selection::default() };
-    let part = planned(&Options { scope: vec![], selection }, &node).corrections.join("\n");
+    let part = planned(&Options { scope: vec![], selection, accept_versions: false }, &node).corrections.join("\n");
     assert!(!part.contains("lease-token:leader"), "it is not touched: {part}");
 
     // A counter that moves on does not make another plan of it.
@@ -344,7 +357,7 @@ fn the_way_of_a_restore_of_valkey_is_in_the_plan() {
     let planned = |selection: Selection, change: &dyn Fn(&mut BTreeMap<String, String>)| {
         let mut node = node();
         change(&mut node.sources[1].facts);
-        plan(&manifest(), &[node], &Options { scope: vec![ArtifactKind::Valkey], selection })
+        plan(&manifest(), &[node], &Options { scope: vec![ArtifactKind::Valkey], selection, accept_versions: false })
     };
     let title = |plan: &Plan| plan.steps.iter().find(|s| s.verb == Verb::Swap).unwrap().title.clone();
     let files = planned(Selection::default(), &|f| drop(f.insert(facts::RESTORE_WAY.into(), "files".into())));
