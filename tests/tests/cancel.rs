@@ -99,6 +99,7 @@ async fn no_cursor_stays_open_on_mongodb() {
         .await;
     cancel(&cluster, create, &state).await;
     wait_until("the server to be idle", PATIENCE, async || {
+        eprintln!("DEBUG {:?} {:?} {before:?}", operations(&admin, false).await, cursors(&admin).await);
         operations(&admin, false).await.is_empty() && cursors(&admin).await == before
     })
     .await;

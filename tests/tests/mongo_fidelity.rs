@@ -19,7 +19,7 @@ use prexor_tests::{
     capture::to_directory,
     cluster::{Cluster, Said},
     dataset::{self, DATABASE, Size},
-    servers::Mongod,
+    servers::{Mongod, PATIENCE, wait_until},
 };
 
 /// The limit of the acceptance, with the same for agent and coordinator.
@@ -126,7 +126,12 @@ async fn memory_is_bounded_whatever_the_size_of_documents() {
     };
     let mut document = |len| doc! { "x": Binary { subtype: BinarySubtype::Generic, bytes: noise(len) } };
     for _ in 0..12 {
-        db.collection::<Document>("huge").insert_one(document((16 << 20) - 1_024)).await.unwrap();
+        // A small cache that is still writing the one before to the disk refuses, and says so.
+        let huge = document((16 << 20) - 1_024);
+        wait_until("room in the server's cache", PATIENCE, async || {
+            db.collection::<Document>("huge").insert_one(&huge).await.is_ok()
+        })
+        .await;
     }
     for _ in 0..100 {
         db.collection("middling").insert_many((0..200).map(|_| document(10 << 10))).await.unwrap();
