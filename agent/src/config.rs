@@ -6,7 +6,10 @@ use std::{fmt, net::SocketAddr, path::PathBuf};
 use prexor_format::{id::NodeName, tree::Pattern};
 use serde::{Deserialize, Serialize};
 
-use crate::services::ServicesConfig;
+use crate::{
+    services::ServicesConfig,
+    source::valkey::{CaptureWay, ValkeyTls},
+};
 
 /// Where the configuration is when `--config` does not say otherwise.
 pub const DEFAULT_PATH: &str = "/etc/prexor-agent/agent.yml";
@@ -72,6 +75,10 @@ pub struct ValkeySettings {
     pub uri: Option<String>,
     /// The server's data directory, where `CONFIG GET dir` is forbidden or the directory is mounted elsewhere.
     pub data_dir: Option<PathBuf>,
+    /// How to capture; by default the best way that the server and this host allow.
+    pub capture: CaptureWay,
+    /// What TLS (`rediss://`) trusts and shows; by default the system's CAs and no certificate.
+    pub tls: ValkeyTls,
 }
 
 /// `filesystem`.
@@ -94,7 +101,7 @@ impl Default for MongoSettings {
 
 impl Default for ValkeySettings {
     fn default() -> Self {
-        Self { enabled: true, uri: None, data_dir: None }
+        Self { enabled: true, uri: None, data_dir: None, capture: CaptureWay::Auto, tls: ValkeyTls::default() }
     }
 }
 
@@ -114,7 +121,11 @@ impl fmt::Debug for MongoSettings {
 
 impl fmt::Debug for ValkeySettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ValkeySettings").field("data_dir", &self.data_dir).finish_non_exhaustive()
+        f.debug_struct("ValkeySettings")
+            .field("data_dir", &self.data_dir)
+            .field("capture", &self.capture)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
     }
 }
 
@@ -136,6 +147,9 @@ impl AgentConfig {
             ("state_dir", Some(&self.state_dir)),
             ("controller.root", self.controller.root.as_ref()),
             ("valkey.data_dir", self.valkey.data_dir.as_ref()),
+            ("valkey.tls.ca", self.valkey.tls.ca.as_ref()),
+            ("valkey.tls.certificate", self.valkey.tls.certificate.as_ref()),
+            ("valkey.tls.key", self.valkey.tls.key.as_ref()),
             ("filesystem.root", self.filesystem.root.as_ref()),
         ];
         for (name, path) in paths {

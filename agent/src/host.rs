@@ -214,7 +214,7 @@ impl Host {
             }
             ArtifactKind::Valkey => {
                 let t = targets.valkey.clone()?;
-                let config = ValkeyConfig { uri: t.uri, data_dir: t.data_dir };
+                let config = ValkeyConfig { uri: t.uri, data_dir: t.data_dir, capture: t.capture, tls: t.tls };
                 Some(Arc::new(ValkeySource::new(config, self.services.clone())))
             }
             ArtifactKind::Filesystem => {

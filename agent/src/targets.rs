@@ -13,6 +13,7 @@ use crate::{
     config::AgentConfig,
     discover::{self, Discovered},
     restore_unit::write_durably,
+    source::valkey::{CaptureWay, ValkeyTls},
 };
 
 /// The database that PrexorCloud uses when nothing is configured.
@@ -45,6 +46,10 @@ pub struct Mongo {
 pub struct Valkey {
     pub uri: String,
     pub data_dir: Option<PathBuf>,
+    #[serde(default)]
+    pub capture: CaptureWay,
+    #[serde(default)]
+    pub tls: ValkeyTls,
 }
 
 /// Where the controller's files are.
@@ -100,9 +105,12 @@ fn combine(config: &AgentConfig, found: Option<Discovered>) -> Targets {
         mongo: mongo_uri
             .filter(|_| config.mongo.enabled)
             .map(|uri| Mongo { uri, database: database.unwrap_or_else(|| DEFAULT_DATABASE.to_owned()) }),
-        valkey: valkey_uri
-            .filter(|_| config.valkey.enabled)
-            .map(|uri| Valkey { uri, data_dir: config.valkey.data_dir.clone() }),
+        valkey: valkey_uri.filter(|_| config.valkey.enabled).map(|uri| Valkey {
+            uri,
+            data_dir: config.valkey.data_dir.clone(),
+            capture: config.valkey.capture,
+            tls: config.valkey.tls.clone(),
+        }),
         files: root
             .filter(|_| config.filesystem.enabled)
             .map(|root| Files { root, exclude: config.filesystem.exclude.clone() }),

@@ -224,8 +224,14 @@ pub struct ValkeyContents {
     pub server_name: String,
     /// The number after `REDIS` in the file's first bytes.
     pub rdb_version: u32,
-    /// How the bytes were obtained: `bgsave-file`.
+    /// How the bytes were obtained: `bgsave-file`, `replication` or `scan`.
     pub way: String,
+    /// How the keys relate to one point in time. Absent in manifests of the first version: all were snapshots.
+    #[serde(default)]
+    pub consistency: KeyConsistency,
+    /// `primary` or `replica`, where it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<String>,
     /// Whether the server ran with `appendonly yes` (law L12).
     pub append_only: bool,
     /// Keys in all logical databases.
@@ -240,6 +246,17 @@ pub struct ValkeyContents {
     /// Fencing numbers in it (law L1), by the place of their counter; absent where nobody has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fencing: Option<Fencing>,
+}
+
+/// Whether all keys show one point in time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyConsistency {
+    /// All keys as they were when the server forked.
+    #[default]
+    Snapshot,
+    /// Each key was read at its own time while writes went on.
+    Fuzzy,
 }
 
 /// Keys that belong together by name, such as `prexor:v1:lease:`.

@@ -391,7 +391,10 @@ async fn differences_after_a_swap_are_told_by_family() {
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_credentials_and_wrong_places_are_named() {
     let bench = Bench::start(Valkey::builder().password("s3cret")).await;
-    let source = |uri: String, data_dir| ValkeySource::new(ValkeyConfig { uri, data_dir }, bench.service.clone());
+    let source = |uri: String, data_dir| {
+        let config = ValkeyConfig { uri, data_dir, ..ValkeyConfig::default() };
+        ValkeySource::new(config, bench.service.clone())
+    };
     let capture = async |source: &ValkeySource| {
         let dir = tempfile::tempdir().unwrap();
         to_directory(source, &"h1".parse::<NodeName>().unwrap(), dir.path()).await

@@ -15,6 +15,7 @@ use std::{
 use async_trait::async_trait;
 use prexor_format::{artifact::ArtifactKind, manifest::Contents};
 use prexor_proto::facts;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{Captured, Inspection, Source, SourceError};
@@ -42,12 +43,43 @@ use site::Site;
 const LAWS_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Where Valkey is.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct ValkeyConfig {
-    /// `redis://[user][:password]@host[:port]` or `rediss://...`.
+    /// `redis://[user][:password]@host[:port]`, `rediss://...` or `unix://[user][:password]@/path`.
     pub uri: String,
     /// The server's data directory as this host sees it, where `CONFIG GET dir` is forbidden or names another place.
     pub data_dir: Option<PathBuf>,
+    /// How to capture.
+    pub capture: CaptureWay,
+    /// TLS.
+    pub tls: ValkeyTls,
+}
+
+/// How a capture obtains the bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CaptureWay {
+    /// The first of the others that the server and this host allow.
+    #[default]
+    Auto,
+    /// The file of a BGSAVE; needs sight of the server's data directory.
+    Bgsave,
+    /// The snapshot that a replica gets; needs SYNC or PSYNC.
+    Replication,
+    /// Key by key with SCAN and DUMP: no single point in time.
+    Scan,
+}
+
+/// TLS towards the server. All paths are absolute, all files PEM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ValkeyTls {
+    /// The CAs that may have signed the server's certificate; by default those of the system.
+    pub ca: Option<PathBuf>,
+    /// A certificate to show (with its chain), for servers that ask for one.
+    pub certificate: Option<PathBuf>,
+    /// The certificate's key.
+    pub key: Option<PathBuf>,
 }
 
 impl fmt::Debug for ValkeyConfig {

@@ -200,6 +200,8 @@ fn artifact() -> Artifact {
             server_name: "valkey".to_owned(),
             rdb_version: 11,
             way: "bgsave-file".to_owned(),
+            consistency: Default::default(),
+            role: None,
             append_only: false,
             keys: 0,
             expiring_keys: 0,

@@ -91,7 +91,7 @@ impl Bench {
     pub(crate) async fn start(builder: ValkeyBuilder) -> Self {
         let server = builder.setting("enable-debug-command yes").start().await;
         let service = Service::of(&server);
-        let config = ValkeyConfig { uri: server.uri(), data_dir: None };
+        let config = ValkeyConfig { uri: server.uri(), ..ValkeyConfig::default() };
         let source = ValkeySource::new(config, service.clone());
         Self { server, service, source, dir: tempfile::tempdir().unwrap() }
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use prexor_format::{
-    manifest::ValkeyContents,
+    manifest::{KeyConsistency, ValkeyContents},
     rdb::{Checksum, RdbError, RdbSummary, Reader, Summary},
 };
 use tokio_util::sync::CancellationToken;
@@ -82,7 +82,7 @@ pub(super) fn stream(
     if summary.checksum != Checksum::Verified {
         warnings.push("the server writes RDB files without a checksum (rdbchecksum no)".to_owned());
     }
-    if info.text("role") == "slave" {
+    if info.role() == "replica" {
         warnings.push("captured from a replica, which may lag behind its primary".to_owned());
     }
     let used_memory = summary.used_memory();
@@ -91,6 +91,8 @@ pub(super) fn stream(
         server_name: site.server_name,
         rdb_version: summary.version,
         way: "bgsave-file".to_owned(),
+        consistency: KeyConsistency::Snapshot,
+        role: Some(info.role().to_owned()),
         append_only: site.append_only,
         keys: summary.keys,
         expiring_keys: summary.expiring_keys,

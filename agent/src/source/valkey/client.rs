@@ -293,6 +293,11 @@ impl Info {
         }
     }
 
+    /// `primary` or `replica`.
+    pub(super) fn role(&self) -> &'static str {
+        if self.text("role") == "slave" { "replica" } else { "primary" }
+    }
+
     /// Keys in all logical databases.
     pub(super) fn keys(&self) -> u64 {
         let of = |value: &str| value.strip_prefix("keys=")?.split(',').next()?.parse::<u64>().ok();

@@ -65,6 +65,8 @@ fn manifest() -> Manifest {
         server_name: "valkey".into(),
         rdb_version: 11,
         way: "bgsave-file".into(),
+        consistency: Default::default(),
+        role: None,
         append_only: true,
         keys: 7,
         expiring_keys: 1,
