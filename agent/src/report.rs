@@ -76,7 +76,10 @@ impl Report {
             let text = match found {
                 None => "nothing to capture on this host".to_owned(),
                 Some(SourceReport { problem: Some(problem), .. }) => format!("PROBLEM: {problem}"),
-                Some(source) => format!("OK, {}", source.target),
+                Some(source) => match source.facts.get(facts::CAPTURE) {
+                    Some(way) => format!("OK, {}, captured by {way}", source.target),
+                    None => format!("OK, {}", source.target),
+                },
             };
             lines.push(format!("{:<12} {text}", kind.as_str()));
             let fact = |name| found.and_then(|s| s.facts.get(name));

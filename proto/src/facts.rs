@@ -38,6 +38,8 @@ pub const RESTORE_WAY_BECAUSE: &str = "restore_way_because";
 pub const MAX_MEMORY: &str = "maxmemory";
 /// Valkey: how many replicas are connected; absent without any.
 pub const REPLICAS: &str = "replicas";
+/// Valkey: how a capture would obtain the bytes: `bgsave-file`, `replication` or `scan`.
+pub const CAPTURE: &str = "capture";
 /// Files: the root directory.
 pub const ROOT: &str = "root";
 /// Files: number of entries below the root.

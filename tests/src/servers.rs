@@ -53,21 +53,7 @@ pub fn repository() -> &'static Path {
 pub fn binaries() -> &'static Binaries {
     static FOUND: OnceLock<Binaries> = OnceLock::new();
     FOUND.get_or_init(|| {
-        // The script takes what the environment names, so it is asked in any case only for what is missing.
-        let script = repository().join("deploy/datastores");
-        let output = Command::new(&script).output().unwrap_or_else(|e| panic!("{}: {e}", script.display()));
-        assert!(
-            output.status.success(),
-            "no servers to test against; run tests/run, or set MONGOD_BIN and VALKEY_BIN\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let text = String::from_utf8_lossy(&output.stdout);
-        let found: BTreeMap<&str, &str> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("export ")?.split_once('='))
-            .map(|(name, value)| (name, value.trim_matches('\'')))
-            .collect();
-        let path = |name: &str| PathBuf::from(found.get(name).unwrap_or_else(|| panic!("{name} is not in:\n{text}")));
+        let path = found(&[]);
         Binaries {
             mongod: path("MONGOD_BIN"),
             valkey: path("VALKEY_BIN"),
@@ -75,6 +61,36 @@ pub fn binaries() -> &'static Binaries {
             valkey_check_rdb: path("VALKEY_CHECK_RDB_BIN"),
         }
     })
+}
+
+/// Where `redis-server` and `redis-check-rdb` are, of whatever version the distribution has.
+///
+/// # Panics
+/// When they can neither be found nor fetched.
+pub fn redis_binaries() -> &'static (PathBuf, PathBuf) {
+    static FOUND: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let path = found(&["--redis"]);
+        (path("REDIS_BIN"), path("REDIS_CHECK_RDB_BIN"))
+    })
+}
+
+/// What `deploy/datastores` says. It takes what the environment names, so it is asked in any case.
+fn found(args: &[&str]) -> impl Fn(&str) -> PathBuf {
+    let script = repository().join("deploy/datastores");
+    let output = Command::new(&script).args(args).output().unwrap_or_else(|e| panic!("{}: {e}", script.display()));
+    assert!(
+        output.status.success(),
+        "no servers to test against; run tests/run, or set MONGOD_BIN, VALKEY_BIN and REDIS_BIN\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let found: BTreeMap<String, PathBuf> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("export ")?.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.trim_matches('\'').into()))
+        .collect();
+    move |name| found.get(name).unwrap_or_else(|| panic!("{name} is not in:\n{text}")).clone()
 }
 
 /// Asks again and again until the answer is yes.

@@ -15,7 +15,7 @@ use std::{
 use prexor_agent::{
     restore_unit::RestoreUnit,
     services::{Role, Services},
-    sink::ArtifactSink,
+    sink::{ArtifactSink, Frame},
     source::{
         Source, SourceError,
         valkey::{ValkeyConfig, ValkeySource},
@@ -263,8 +263,15 @@ async fn a_server_that_dies_and_a_capture_that_is_cancelled_leave_nothing() {
         let (sink, mut frames, _) = ArtifactSink::new();
         let source = bench.source.clone();
         tokio::spawn(async move {
-            let outcome = source.capture(sink, cancel).await;
-            (outcome.unwrap_err(), frames.recv().await.is_none())
+            let drained = async {
+                let mut unfinished = true;
+                while let Some(frame) = frames.recv().await {
+                    unfinished &= !matches!(frame, Frame::End { .. });
+                }
+                unfinished
+            };
+            let (outcome, unfinished) = tokio::join!(source.capture(sink, cancel), drained);
+            (outcome.unwrap_err(), unfinished)
         })
     };
     let cancel = CancellationToken::new();

@@ -1,8 +1,8 @@
-//! Valkey (or Redis) as a source: captured as the RDB file of a save made for it; restored by exchanging the files that the
-//! server loads when it starts, or key by key while it runs.
+//! Valkey (or Redis) as a source: captured as an RDB file, that of a save made for it, or what a replica gets, or one put
+//! together key by key; restored by exchanging the files that the server loads when it starts, or key by key while it runs.
 //!
-//! Captures and exchanged files need the server's data directory. It changes no setting of the server, and knows nothing
-//! of RPCs, jobs or the coordinator.
+//! Exchanging files needs the server's data directory. It changes no setting of the server, and knows nothing of RPCs, jobs
+//! or the coordinator.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use prexor_format::{artifact::ArtifactKind, manifest::Contents};
+use prexor_format::artifact::ArtifactKind;
 use prexor_proto::facts;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Captured, Inspection, Source, SourceError};
 use crate::{restore_unit::RestoreUnit, services::Services, sink::ArtifactSink};
 
+mod address;
 mod capture;
 mod client;
 mod keys;
@@ -29,13 +30,17 @@ mod live;
 mod place;
 mod prepare;
 mod raw;
+mod replication;
 mod restore;
 mod save;
+mod scan;
 mod site;
 mod versions;
 mod way;
+mod wire;
 
-use client::{Address, Connection};
+use address::Address;
+use client::Connection;
 use restore::Restore;
 use site::Site;
 
@@ -111,7 +116,7 @@ impl ValkeySource {
     }
 
     fn address(&self) -> Result<Address, SourceError> {
-        Address::parse(&self.config.uri)
+        Address::parse(&self.config.uri, &self.config.tls)
     }
 
     async fn connect(&self) -> Result<Connection, SourceError> {
@@ -142,16 +147,19 @@ impl ValkeySource {
         if info.number("connected_slaves").is_some_and(|n| n > 0) {
             fact(facts::REPLICAS, info.text("connected_slaves").to_owned());
         }
-        let site = self.site(&connection).await?;
-        fact("dir", site.dir.display().to_string());
-        fact("dbfilename", site.rdb.clone());
-        if let Ok(rdb) = std::fs::metadata(site.rdb_path()) {
-            fact(facts::BYTES, rdb.len().to_string());
+        // Not needed for every way of capturing.
+        if let Ok(site) = self.site(&connection).await {
+            fact("dir", site.dir.display().to_string());
+            fact("dbfilename", site.rdb.clone());
+            if let Ok(rdb) = std::fs::metadata(site.rdb_path()) {
+                fact(facts::BYTES, rdb.len().to_string());
+            }
         }
         if info.loading() {
             return Err(self.address()?.loading());
         }
-        site.accessible()
+        fact(facts::CAPTURE, capture::foreseen(self, &connection).await?.to_string());
+        Ok(())
     }
 
     /// Runs a verb to its end whatever becomes of the caller; a repeated call waits for the one before it.
@@ -206,20 +214,7 @@ impl Source for ValkeySource {
     }
 
     async fn capture(&self, sink: ArtifactSink, cancel: CancellationToken) -> Result<Captured, SourceError> {
-        let saved = async {
-            let connection = self.connect().await?;
-            let site = self.site(&connection).await?;
-            site.accessible()?;
-            sink.progress().set_subject("BGSAVE");
-            save::fresh(&connection, &site).await
-        };
-        // A save that goes on after a cancellation is the server's own business; it is not ours to kill.
-        let saved = tokio::select! {
-            saved = saved => saved?,
-            () = cancel.cancelled() => return Err(SourceError::Cancelled),
-        };
-        let (contents, warnings) = blocking(move || capture::stream(saved, &sink, &cancel)).await?;
-        Ok(Captured { contents: Contents::Valkey(contents), path: capture::PATH.into(), format: "rdb", warnings })
+        capture::run(self, sink, cancel).await
     }
 
     async fn prepare(&self, unit: &RestoreUnit) -> Result<(), SourceError> {

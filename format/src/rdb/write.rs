@@ -102,6 +102,11 @@ impl<W: Write> Writer<W> {
         self.size
     }
 
+    /// What it writes to, for those who take bytes away as they come.
+    pub fn inner_mut(&mut self) -> &mut W {
+        &mut self.inner
+    }
+
     /// Ends the file, with its checksum if its version has one, and hands back the inner writer.
     ///
     /// # Errors

@@ -1,22 +1,32 @@
-//! Valkey: capture against BGSAVE and one read of the file.
+//! Valkey: capture against BGSAVE and one read of the file, end to end; and the agent's other ways of capturing against
+//! `valkey-cli --rdb`, without coordinator, since that program has none either.
 
-use std::{fs::File, io, time::Duration};
+use std::{fs::File, io, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
+use prexor_agent::{
+    services::{self, Manager, ServicesConfig},
+    source::valkey::{CaptureWay, ValkeyConfig, ValkeySource},
+};
 
 use super::{
     Bench, data,
-    floors::{bgsave, persistence},
+    floors::{bgsave, output, persistence},
 };
-use crate::resp::Resp;
+use crate::{capture::to_directory, resp::Resp, servers::binaries};
 
 const SCOPE: &str = "valkey";
 const BGSAVE: &str = "BGSAVE and a read";
+const CLI: &str = "valkey-cli --rdb";
+const REPLICATION: &str = "capture (replication)";
+const SCAN: &str = "capture (scan)";
 
 pub(super) async fn measure(bench: &mut Bench<'_>, keys: u32, seed: u64) -> Result<()> {
     bench.say(&format!("generating {keys} keys"));
     data::valkey(&mut connect(bench).await?, keys, seed).await?;
-    let rdb = bench.cluster.valkey.as_ref().context("the benchmark's cluster has Valkey")?.data_dir().join("dump.rdb");
+    let server = bench.cluster.valkey.as_ref().context("the benchmark's cluster has Valkey")?;
+    let (rdb, uri) = (server.data_dir().join("dump.rdb"), server.uri());
+    let dir = tempfile::tempdir()?;
     for turn in 0..bench.repeat {
         let mut resp = quiet(bench).await?;
         let path = rdb.clone();
@@ -29,10 +39,28 @@ pub(super) async fn measure(bench: &mut Bench<'_>, keys: u32, seed: u64) -> Resu
             bench.report.note(format!("valkey: {keys} keys, RDB of {} MiB", bytes >> 20));
         }
         let id = bench.capture(SCOPE).await?;
+        let mut command = Command::new(&binaries().valkey_cli);
+        command.args(["-u", &uri, "--rdb"]).arg(dir.path().join("cli.rdb"));
+        bench.floor(SCOPE, CLI, output(command)).await?;
+        for (name, way) in [(REPLICATION, CaptureWay::Replication), (SCAN, CaptureWay::Scan)] {
+            let to = dir.path().join(name);
+            bench.floor(SCOPE, name, alone(&uri, way, &to)).await?;
+            std::fs::remove_dir_all(to)?;
+        }
         bench.restore(SCOPE, "restore", &id).await?;
         bench.delete(&id);
     }
     bench.report.ratio(SCOPE, "capture", BGSAVE, Some(1.3));
+    bench.report.ratio(SCOPE, REPLICATION, CLI, Some(1.1));
+    bench.report.ratio(SCOPE, SCAN, CLI, None);
+    Ok(())
+}
+
+/// The agent's part of a capture, into a directory.
+async fn alone(uri: &str, capture: CaptureWay, to: &Path) -> Result<()> {
+    let services = services::from_config(&ServicesConfig { manager: Manager::Hooks, ..ServicesConfig::default() })?;
+    let config = ValkeyConfig { uri: uri.to_owned(), capture, ..ValkeyConfig::default() };
+    to_directory(&ValkeySource::new(config, services), &"h1".parse()?, to).await?;
     Ok(())
 }
 
@@ -45,6 +73,7 @@ async fn quiet(bench: &Bench<'_>) -> Result<Resp> {
     let mut resp = connect(bench).await?;
     resp.call(&["CONFIG", "SET", "save", ""]).await?;
     resp.call(&["CONFIG", "SET", "auto-aof-rewrite-percentage", "0"]).await?;
+    resp.call(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"]).await?;
     for busy in ["loading", "rdb_bgsave_in_progress", "aof_rewrite_in_progress", "aof_rewrite_scheduled"] {
         while persistence(&mut resp, busy).await? != "0" {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -14,7 +14,7 @@ use std::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::{PATIENCE, binaries, process, wait_for};
+use super::{PATIENCE, binaries, process, redis_binaries, wait_for};
 use crate::resp::Resp;
 
 /// What to start.
@@ -22,6 +22,8 @@ use crate::resp::Resp;
 pub struct ValkeyBuilder {
     password: Option<String>,
     settings: Vec<String>,
+    redis: bool,
+    rdb: Option<PathBuf>,
 }
 
 impl ValkeyBuilder {
@@ -34,6 +36,16 @@ impl ValkeyBuilder {
     pub fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
         self
+    }
+
+    /// Redis instead of Valkey.
+    pub fn redis(self) -> Self {
+        Self { redis: true, ..self }
+    }
+
+    /// Starts with a copy of this file as its `dump.rdb`.
+    pub fn rdb(self, file: &Path) -> Self {
+        Self { rdb: Some(file.to_owned()), ..self }
     }
 
     /// One more line of the configuration file.
@@ -49,7 +61,12 @@ impl ValkeyBuilder {
     pub async fn start(self) -> Valkey {
         let dir = tempfile::Builder::new().prefix("prexor-valkey-").tempdir().expect("a temporary directory");
         fs::create_dir(dir.path().join("data")).expect("a directory for the data");
-        let mut server = Valkey { port: process::free_port(), dir, password: self.password, child: None };
+        if let Some(rdb) = &self.rdb {
+            fs::copy(rdb, dir.path().join("data/dump.rdb")).expect("a dump to start with");
+        }
+        let binary = if self.redis { &redis_binaries().0 } else { &binaries().valkey };
+        let (port, binary) = (process::free_port(), binary.clone());
+        let mut server = Valkey { port, dir, password: self.password, binary, child: None };
         server.write_config(&self.settings);
         server.write_commands();
         server.start().await;
@@ -63,6 +80,7 @@ pub struct Valkey {
     port: u16,
     dir: TempDir,
     password: Option<String>,
+    binary: PathBuf,
     child: Option<Child>,
 }
 
@@ -128,7 +146,7 @@ impl Valkey {
         if self.pid().is_some() {
             return;
         }
-        let mut command = Command::new(&binaries().valkey);
+        let mut command = Command::new(&self.binary);
         command.arg(self.config_file());
         self.child =
             Some(process::spawn(&mut command, &self.dir.path().join("output")).expect("Valkey can be started"));
@@ -205,7 +223,7 @@ impl Valkey {
 
     fn write_commands(&self) {
         let dir = self.dir.path().display();
-        let server = binaries().valkey.display();
+        let server = self.binary.display();
         let alive = format!(
             "alive() {{ pid=$(cat '{dir}/valkey.pid' 2>/dev/null) && grep -aq ':{}' \"/proc/$pid/cmdline\" 2>/dev/null; }}",
             self.port

@@ -1,73 +1,45 @@
-//! The connection: commands and INFO, with the server's errors turned into ours. No password leaves this file.
+//! The connection: commands and INFO, with the server's errors turned into ours.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use fred::{
-    prelude::{Builder, Client, ClientLike, Config, Error, ErrorKind, FromValue},
-    types::{ClusterHash, ConnectHandle, CustomCommand, RespVersion, Value, config::TlsConnector},
+    prelude::{Builder, Client, ClientLike, Config, Error, ErrorKind, FromValue, ServerConfig, TlsConnector},
+    types::{ClusterHash, ConnectHandle, CustomCommand, RespVersion, Value},
 };
-use tokio_rustls::rustls::ClientConfig;
+use tokio::net::{TcpStream, UnixStream};
 
-use super::SourceError;
+use super::{
+    SourceError,
+    address::{Address, CONNECT, Place},
+};
 
 /// A server that is forking for a save may need a while for an answer.
 const ANSWER: Duration = Duration::from_secs(60);
-const CONNECT: Duration = Duration::from_secs(10);
-
-/// Where to connect, and as whom. It has no `Debug`: it holds the password.
-pub(super) struct Endpoint {
-    pub(super) host: String,
-    pub(super) port: u16,
-    pub(super) username: Option<String>,
-    pub(super) password: Option<String>,
-    pub(super) tls: Option<Arc<ClientConfig>>,
-}
 
 /// A command and its arguments.
 pub(super) type Command = (&'static str, Vec<Bytes>);
 
-/// A server's address with its credentials; only host and port are ever shown.
-#[derive(Clone)]
-pub(super) struct Address {
-    config: Config,
-    shown: String,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
-    }
-}
-
 impl Address {
-    pub(super) fn parse(uri: &str) -> Result<Self, SourceError> {
-        // The parser's own message may quote the URI, and with it the password.
-        let wrong = || {
-            SourceError::Invalid(
-                "valkey.uri cannot be used: it looks like redis://[user]:[password]@host:6379, or rediss:// for TLS"
-                    .to_owned(),
-            )
+    fn client_config(&self) -> Config {
+        let server = match &self.place {
+            Place::Tcp { host, port } => ServerConfig::new_centralized(host.as_str(), *port),
+            Place::Unix(path) => ServerConfig::new_unix_socket(path),
         };
-        let uri = match uri.strip_prefix("valkey") {
-            Some(rest) => format!("redis{rest}"),
-            None => uri.to_owned(),
-        };
-        if !(uri.starts_with("redis://") || uri.starts_with("rediss://")) {
-            return Err(wrong());
-        }
-        let mut config = Config::from_url(&uri).map_err(|_| wrong())?;
-        let hosts = config.server.hosts();
-        let shown = hosts.first().map(|s| format!("{}:{}", s.host, s.port)).ok_or_else(wrong)?;
         // HELLO, unlike PING, is answered while the server loads. Nothing here depends on the selected database.
-        config.version = RespVersion::RESP3;
-        config.database = None;
-        Ok(Self { config, shown })
+        Config {
+            server,
+            username: self.username.clone(),
+            password: self.password.clone(),
+            version: RespVersion::RESP3,
+            tls: self.tls.as_ref().map(|tls| TlsConnector::from(tls.as_ref().clone()).into()),
+            ..Config::default()
+        }
     }
 
     /// Connects and logs in.
     pub(super) async fn connect(&self) -> Result<Connection, SourceError> {
-        let client = Builder::from_config(self.config.clone())
+        let client = Builder::from_config(self.client_config())
             .with_connection_config(|c| {
                 c.connection_timeout = CONNECT;
                 c.internal_command_timeout = ANSWER;
@@ -78,79 +50,18 @@ impl Address {
             .build()
             .map_err(|e| self.error("connecting", &e))?;
         let handle = client.init().await.map_err(|e| self.error("connecting", &e))?;
-        Ok(Connection { client, handle, address: self.clone() })
-    }
-
-    /// Where to connect by other means, with the credentials.
-    pub(super) fn endpoint(&self) -> Result<Endpoint, SourceError> {
-        let server = self.config.server.hosts().into_iter().next();
-        let server = server.ok_or_else(|| SourceError::Invalid("valkey.uri names no host".to_owned()))?;
-        let tls = self.config.tls.as_ref().map(|tls| match &tls.connector {
-            TlsConnector::Rustls(connector) => connector.config().clone(),
-        });
-        Ok(Endpoint {
-            host: server.host.to_string(),
-            port: server.port,
-            username: self.config.username.clone(),
-            password: self.config.password.clone(),
-            tls,
-        })
+        Ok(Connection(Arc::new(Open { client, handle, address: self.clone() })))
     }
 
     /// Whether anything listens there.
     pub(super) async fn listens(&self) -> bool {
-        let connect = tokio::net::TcpStream::connect(&self.shown);
-        matches!(tokio::time::timeout(CONNECT, connect).await, Ok(Ok(_)))
-    }
-
-    /// What to say when the server is loading its data.
-    pub(super) fn loading(&self) -> SourceError {
-        SourceError::Unavailable(format!("Valkey at {self} is still loading its data: try again when it is done"))
-    }
-
-    /// What a server's own words mean that are the same for every command; `None` for all others.
-    fn known(&self, doing: &str, said: &str) -> Option<SourceError> {
-        Some(match said.split(' ').next().unwrap_or_default() {
-            "NOAUTH" | "WRONGPASS" => SourceError::Denied(format!(
-                "Valkey at {self} refuses the credentials ({said}): correct valkey.uri in the agent's configuration, or redis.uri in \
-                 controller.yml"
-            )),
-            "NOPERM" => {
-                SourceError::Denied(format!("Valkey at {self} forbids {doing} ({said}): allow it to this account"))
+        let connect = async {
+            match &self.place {
+                Place::Tcp { host, port } => TcpStream::connect((host.as_str(), *port)).await.map(drop),
+                Place::Unix(path) => UnixStream::connect(path).await.map(drop),
             }
-            "LOADING" => self.loading(),
-            "BUSY" => SourceError::Unavailable(format!("Valkey at {self} is busy with a script ({said})")),
-            "MISCONF" => SourceError::Unavailable(format!(
-                "Valkey at {self} takes no writes because it cannot save to its disk ({said}): make room there or correct its \
-                 rights, and try again"
-            )),
-            "READONLY" => SourceError::Invalid(format!(
-                "Valkey at {self} is a replica and takes no writes ({said}): set valkey.uri to the primary"
-            )),
-            "OOM" => SourceError::NoSpace(format!(
-                "Valkey at {self} has no memory left ({said}): raise maxmemory, or restore fewer keys"
-            )),
-            "NOREPLICAS" => SourceError::Unavailable(format!(
-                "Valkey at {self} takes no writes without its replicas ({said}): bring them back"
-            )),
-            "MOVED" | "ASK" | "CLUSTERDOWN" => SourceError::Invalid(format!(
-                "Valkey at {self} is a node of a cluster, whose keys are spread over all nodes ({said}): that cannot be restored"
-            )),
-            _ => return None,
-        })
-    }
-
-    /// The error for a command that the server refused.
-    pub(super) fn refusal(&self, command: &str, said: &str) -> SourceError {
-        let other = || SourceError::Failed(format!("Valkey at {self} refuses {command}: {said}"));
-        self.known(command, said).unwrap_or_else(other)
-    }
-
-    /// The error for a server that is not there, or not any more.
-    pub(super) fn unreachable(&self, doing: &str, why: &str) -> SourceError {
-        SourceError::Unavailable(format!(
-            "Valkey at {self} cannot be reached ({doing}: {why}): see that it runs, and that valkey.uri is right"
-        ))
+        };
+        matches!(tokio::time::timeout(CONNECT, connect).await, Ok(Ok(())))
     }
 
     fn error(&self, doing: &str, e: &Error) -> SourceError {
@@ -165,14 +76,17 @@ impl Address {
     }
 }
 
-/// A connection; closed when dropped.
-pub(super) struct Connection {
+/// A connection; closed when the last clone is dropped.
+#[derive(Clone)]
+pub(super) struct Connection(Arc<Open>);
+
+struct Open {
     client: Client,
     handle: ConnectHandle,
     address: Address,
 }
 
-impl Drop for Connection {
+impl Drop for Open {
     fn drop(&mut self) {
         self.handle.abort();
     }
@@ -180,7 +94,7 @@ impl Drop for Connection {
 
 impl Connection {
     pub(super) fn address(&self) -> &Address {
-        &self.address
+        &self.0.address
     }
 
     /// Sends a command. The outer error is ours (no connection, no answer); the inner is what the server refused with.
@@ -191,9 +105,9 @@ impl Connection {
     ) -> Result<Result<T, String>, SourceError> {
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
         let name = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
-        match self.client.custom(name, args).await {
+        match self.0.client.custom(name, args).await {
             Ok(answer) => Ok(Ok(answer)),
-            Err(e) => match self.address.error(command, &e) {
+            Err(e) => match self.0.address.error(command, &e) {
                 SourceError::Failed(_) => Ok(Err(e.details().to_owned())),
                 ours => Err(ours),
             },
@@ -210,15 +124,15 @@ impl Connection {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
-        let pipeline = self.client.pipeline();
+        let pipeline = self.0.client.pipeline();
         for (command, args) in commands {
             let name = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
             let queued: Result<(), Error> = pipeline.custom(name, args).await;
-            queued.map_err(|e| self.address.error(command, &e))?;
+            queued.map_err(|e| self.0.address.error(command, &e))?;
         }
         let understood = |answer: Result<Value, Error>| match answer {
             Ok(value) => Ok(Ok(value)),
-            Err(e) => match self.address.error("a command", &e) {
+            Err(e) => match self.0.address.error("a command", &e) {
                 SourceError::Failed(_) => Ok(Err(e.details().to_owned())),
                 ours => Err(ours),
             },
@@ -235,7 +149,7 @@ impl Connection {
 
     /// The error for a command that the server refused.
     pub(super) fn refused(&self, command: &str, said: &str) -> SourceError {
-        self.address.refusal(command, said)
+        self.0.address.refusal(command, said)
     }
 
     /// All of the server's own figures.
@@ -243,7 +157,7 @@ impl Connection {
         let text: String = self
             .ask("INFO", &[])
             .await?
-            .map_err(|said| SourceError::Failed(format!("Valkey at {}: INFO failed: {said}", self.address)))?;
+            .map_err(|said| SourceError::Failed(format!("Valkey at {}: INFO failed: {said}", self.0.address)))?;
         Ok(Info::parse(&text))
     }
 
@@ -327,24 +241,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_show_no_password() {
-        for uri in ["redis://:hunter2@h:7000", "valkey://user:hunter2@h:7000/3"] {
-            let address = Address::parse(uri).unwrap();
-            assert_eq!(address.to_string(), "h:7000");
-        }
-        for uri in ["", "hunter2", "http://:hunter2@h", "redis://:hunter2@", "redis-cluster://:hunter2@h"] {
-            let e = Address::parse(uri).err().unwrap_or_else(|| panic!("{uri}")).to_string();
-            assert!(!e.contains("hunter2") && e.contains("valkey.uri"), "{e}");
-        }
-    }
-
-    #[test]
     fn info_is_understood() {
         let info = Info::parse(
             "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.0.1\r\n\r\n# Keyspace\r\n\
              db0:keys=3,expires=1,avg_ttl=0\r\ndb12:keys=4,expires=0,avg_ttl=0\r\n",
         );
         assert_eq!((info.server_name(), info.server_version(), info.keys()), ("valkey", "8.0.1", 7));
+        assert_eq!(info.databases(), [0, 12]);
         assert_eq!(Info::parse("redis_version:6.2.0").server_name(), "redis");
     }
 }

@@ -16,7 +16,7 @@ use prexor_format::{
 
 use super::{
     SourceError,
-    client::Address,
+    address::Address,
     raw::{Raw, Reply, argument, argument_begins, command, head},
 };
 use crate::sink::Progress;

@@ -106,7 +106,7 @@ fn verified<W: Write>(unit: &RestoreUnit, out: W, failed: &dyn Fn(io::Error) -> 
     unit.progress.set_total_bytes(stored.size_bytes);
     let mut hashing = Hashing { file: out, hasher: Hasher::default(), size: 0, failed: None };
     let never = CancellationToken::new();
-    let tee = Tee { file, out: &mut hashing, progress: &unit.progress, cancel: &never };
+    let tee = Tee { from: file, out: &mut hashing, progress: &unit.progress, cancel: &never };
     let summary = sum_up(tee, Summary::new(), &unit.progress);
     if let Some(e) = hashing.failed.take() {
         return Err(failed(e));

@@ -3,15 +3,13 @@
 
 use std::{
     io::{self, BufReader, Read, Write},
-    net::{TcpStream, ToSocketAddrs},
     time::Duration,
 };
 
-use tokio_rustls::rustls::{ClientConnection, StreamOwned};
-
 use super::{
     SourceError,
-    client::{Address, Endpoint},
+    address::Address,
+    wire::{self, Stream},
 };
 
 /// How long a server may say nothing.
@@ -31,24 +29,20 @@ pub(super) enum Reply {
     Array(Vec<Reply>),
 }
 
-trait Duplex: Read + Write + Send {}
-impl<T: Read + Write + Send> Duplex for T {}
-
 /// See the module's text.
 pub(super) struct Raw {
-    stream: BufReader<Box<dyn Duplex>>,
+    stream: BufReader<Box<dyn Stream>>,
     address: Address,
 }
 
 impl Raw {
     /// Connects and logs in.
     pub(super) fn connect(address: &Address) -> Result<Self, SourceError> {
-        let endpoint = address.endpoint()?;
-        let stream = open(&endpoint).map_err(|e| address.unreachable("connecting", &e.to_string()))?;
+        let stream = wire::open(address, SILENCE).map_err(|e| address.unreachable("connecting", &e.to_string()))?;
         let mut raw = Self { stream: BufReader::with_capacity(256 << 10, stream), address: address.clone() };
-        if let Some(password) = &endpoint.password {
-            let user = endpoint.username.as_deref().unwrap_or("default");
-            let login = if endpoint.username.is_some() { vec!["AUTH", user, password] } else { vec!["AUTH", password] };
+        if let Some(password) = &address.password {
+            let user = address.username.as_deref();
+            let login: Vec<&str> = ["AUTH"].into_iter().chain(user).chain([password.as_str()]).collect();
             raw.ask(&login.iter().map(|a| a.as_bytes()).collect::<Vec<_>>())?;
         }
         Ok(raw)
@@ -185,25 +179,6 @@ impl Raw {
         let why = if silent { format!("silent for {} s", SILENCE.as_secs()) } else { e.to_string() };
         self.address.unreachable("moving keys", &why)
     }
-}
-
-fn open(endpoint: &Endpoint) -> io::Result<Box<dyn Duplex>> {
-    let mut last = io::Error::other("the name has no address");
-    for at in (endpoint.host.as_str(), endpoint.port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&at, Duration::from_secs(10)) {
-            Ok(tcp) => {
-                tcp.set_nodelay(true)?;
-                tcp.set_read_timeout(Some(SILENCE))?;
-                tcp.set_write_timeout(Some(SILENCE))?;
-                let Some(tls) = &endpoint.tls else { return Ok(Box::new(tcp)) };
-                let name = endpoint.host.clone().try_into().map_err(io::Error::other)?;
-                let connection = ClientConnection::new(tls.clone(), name).map_err(io::Error::other)?;
-                return Ok(Box::new(StreamOwned::new(connection, tcp)));
-            }
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
 }
 
 /// Appends a command.
