@@ -26,12 +26,15 @@ impl Address {
             Place::Tcp { host, port } => ServerConfig::new_centralized(host.as_str(), *port),
             Place::Unix(path) => ServerConfig::new_unix_socket(path),
         };
-        // HELLO, unlike PING, is answered while the server loads. Nothing here depends on the selected database.
+        // HELLO and AUTH, unlike PING, are answered while the server loads. The library sends HELLO as a line, in which a
+        // password with a space would be two words, so that passwords need the older protocol's AUTH. Nothing here depends
+        // on the selected database.
+        let version = if self.password.is_some() { RespVersion::RESP2 } else { RespVersion::RESP3 };
         Config {
             server,
             username: self.username.clone(),
             password: self.password.clone(),
-            version: RespVersion::RESP3,
+            version,
             tls: self.tls.as_ref().map(|tls| TlsConnector::from(tls.as_ref().clone()).into()),
             ..Config::default()
         }
