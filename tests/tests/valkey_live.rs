@@ -49,7 +49,7 @@ impl Services for Nothing {
 }
 
 fn remote(uri: String) -> ValkeySource {
-    ValkeySource::new(ValkeyConfig { uri, data_dir: None }, Arc::new(Nothing))
+    ValkeySource::new(ValkeyConfig { uri, ..ValkeyConfig::default() }, Arc::new(Nothing))
 }
 
 fn same(before: &Things, after: &Things) {
