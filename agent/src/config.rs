@@ -3,12 +3,15 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
-use prexor_format::{id::NodeName, tree::Pattern};
+use prexor_format::{gzip::Level, id::NodeName, tree::Pattern};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     services::ServicesConfig,
-    source::valkey::{CaptureWay, ValkeyTls},
+    source::{
+        mongo::ReadFrom,
+        valkey::{CaptureWay, ValkeyTls},
+    },
 };
 
 /// Where the configuration is when `--config` does not say otherwise.
@@ -63,6 +66,10 @@ pub struct MongoSettings {
     pub uri: Option<String>,
     /// Database; by default that of `controller.yml`, or `prexorcloud`.
     pub database: Option<String>,
+    /// How hard a capture compresses: `fast`, `balanced` (the size of `gzip -6`) or `small`. All are gzip.
+    pub compression: Level,
+    /// Which member of a replica set a capture reads from: `primary` or `secondary`.
+    pub read_from: ReadFrom,
 }
 
 /// `valkey`.
@@ -95,7 +102,7 @@ pub struct FilesystemSettings {
 
 impl Default for MongoSettings {
     fn default() -> Self {
-        Self { enabled: true, uri: None, database: None }
+        Self { enabled: true, uri: None, database: None, compression: Level::default(), read_from: ReadFrom::default() }
     }
 }
 

@@ -66,6 +66,11 @@ impl AgentService for Api {
         Ok(Response::new(wire::InspectResponse { node: Some(node) }))
     }
 
+    async fn ping(&self, request: Request<wire::PingRequest>) -> Result<Response<wire::PingResponse>, Status> {
+        self.authorise(&request)?;
+        Ok(Response::new(wire::PingResponse {}))
+    }
+
     type CaptureStream = BoxStream<wire::CaptureResponse>;
 
     async fn capture(&self, request: Request<wire::CaptureRequest>) -> Result<Response<Self::CaptureStream>, Status> {

@@ -13,7 +13,7 @@ use crate::{
     source::{
         Source, SourceError,
         files::{FilesConfig, FilesSource},
-        mongo::{MongoConfig, MongoSource},
+        mongo::{CaptureOptions, MongoConfig, MongoSource},
         valkey::{ValkeyConfig, ValkeySource},
     },
     targets::{self, Targets},
@@ -210,7 +210,11 @@ impl Host {
         match kind {
             ArtifactKind::Mongo => {
                 let t = targets.mongo.clone()?;
-                Some(Arc::new(MongoSource::new(MongoConfig { uri: t.uri, database: t.database })))
+                let source = MongoSource::new(MongoConfig { uri: t.uri, database: t.database });
+                Some(Arc::new(source.capturing(CaptureOptions {
+                    compression: self.config.mongo.compression,
+                    read_from: self.config.mongo.read_from,
+                })))
             }
             ArtifactKind::Valkey => {
                 let t = targets.valkey.clone()?;

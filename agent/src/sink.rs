@@ -42,6 +42,8 @@ pub enum Frame {
         /// Path, size and digest of what was sent.
         stored: StoredFile,
     },
+    /// Everything so far is void: the capture begins anew.
+    Restart,
 }
 
 /// What a running capture or restore has done so far; shared with whoever reports it.
@@ -83,6 +85,12 @@ impl Progress {
         self.done_items.fetch_add(items, Ordering::Relaxed);
     }
 
+    /// Forgets what was done so far: it is done again.
+    fn restart(&self) {
+        self.done_bytes.store(0, Ordering::Relaxed);
+        self.done_items.store(0, Ordering::Relaxed);
+    }
+
     /// The figures now.
     pub fn figures(&self) -> ProgressFigures {
         ProgressFigures {
@@ -113,6 +121,15 @@ impl ArtifactSink {
     /// The figures that people watch.
     pub fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    /// Declares everything so far void. Every [`FileWriter`] must be gone by then.
+    ///
+    /// # Errors
+    /// `BrokenPipe` when the receiver is gone.
+    pub async fn restart(&self) -> io::Result<()> {
+        self.progress.restart();
+        self.tx.send(Frame::Restart).await.map_err(|_| gone())
     }
 
     /// Begins a file. **Blocking**, as is everything on [`FileWriter`]: call from a blocking thread.
@@ -147,7 +164,7 @@ pub struct FileWriter {
 
 impl FileWriter {
     fn send(&self, frame: Frame) -> io::Result<()> {
-        self.tx.blocking_send(frame).map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the capture was cancelled"))
+        self.tx.blocking_send(frame).map_err(|_| gone())
     }
 
     fn send_pending(&mut self) -> io::Result<()> {
@@ -169,6 +186,10 @@ impl FileWriter {
         self.send(Frame::End { file: self.file, stored: stored.clone() })?;
         Ok(stored)
     }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the capture was cancelled")
 }
 
 impl Write for FileWriter {

@@ -1,6 +1,7 @@
 //! Receives an artifact's files into its unit and lets none count that differs from the manifest.
 
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,12 +11,15 @@ use prexor_format::{
     digest::Hasher,
     manifest::{Artifact, StoredFile},
 };
-use tokio::{fs, io::AsyncWriteExt as _};
+use tokio::{fs, io::AsyncWriteExt as _, task::JoinHandle};
 
 use crate::{
     restore_unit::{Phase, RestoreUnit},
     source::SourceError,
 };
+
+/// After so many bytes of a file the disk is set to work: at its end only the last of them are waited for.
+const SYNC_EVERY: u64 = 32 << 20;
 
 /// A unit that files are coming in for. Dropping it in the middle leaves whole files and one partial, which the next
 /// attempt overwrites.
@@ -32,6 +36,31 @@ struct Incoming {
     file: fs::File,
     hasher: Hasher,
     size: u64,
+    /// Bytes that the disk was not yet told to take, and its taking of those before.
+    waiting: u64,
+    syncing: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Incoming {
+    async fn write(&mut self, data: &[u8]) -> io::Result<()> {
+        self.file.write_all(data).await?;
+        self.waiting += data.len() as u64;
+        if self.waiting >= SYNC_EVERY && self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.synced().await?;
+            let file = self.file.try_clone().await?;
+            self.waiting = 0;
+            self.syncing = Some(tokio::spawn(async move { file.sync_data().await }));
+        }
+        Ok(())
+    }
+
+    /// What came of the last early sync: the kernel tells of a failed write only once.
+    async fn synced(&mut self) -> io::Result<()> {
+        match self.syncing.take() {
+            Some(syncing) => syncing.await.unwrap_or_else(|e| Err(io::Error::other(e))),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Staging {
@@ -68,7 +97,8 @@ impl Staging {
         let dir = target.parent().unwrap_or(self.unit.dir());
         fs::create_dir_all(dir).await.map_err(|e| write_error(&part, &e))?;
         let file = fs::File::create(&part).await.map_err(|e| write_error(&part, &e))?;
-        self.open = Some(Incoming { expected, part, file, hasher: Hasher::default(), size: 0 });
+        self.open =
+            Some(Incoming { expected, part, file, hasher: Hasher::default(), size: 0, waiting: 0, syncing: None });
         Ok(())
     }
 
@@ -84,7 +114,7 @@ impl Staging {
             return Err(invalid(artifact, format!("{} is longer than the manifest says", open.expected.path)));
         }
         open.hasher.update(data);
-        open.file.write_all(data).await.map_err(|e| write_error(&open.part, &e))
+        open.write(data).await.map_err(|e| write_error(&open.part, &e))
     }
 
     /// The file has ended: it counts when its size and digest are the manifest's.
@@ -94,13 +124,14 @@ impl Staging {
     pub async fn file_end(&mut self) -> Result<(), SourceError> {
         let artifact = &self.unit.artifact;
         let mut open = self.open.take().ok_or_else(|| invalid(artifact, "a file ends that has not begun".into()))?;
-        let (size, digest) = (open.size, open.hasher.finish());
+        let (size, digest) = (open.size, std::mem::take(&mut open.hasher).finish());
         if (size, digest) != (open.expected.size_bytes, open.expected.sha256) {
             let what = format!("{} arrived with other bytes than the manifest's checksum says", open.expected.path);
             return Err(invalid(artifact, format!("{what}: run `prexorctl backup verify`")));
         }
         let done = async {
             open.file.flush().await?;
+            open.synced().await?;
             open.file.sync_all().await?;
             fs::rename(&open.part, self.unit.staged(&open.expected)).await
         };
@@ -121,8 +152,13 @@ impl Staging {
             return Err(invalid(artifact, format!("{} was not sent", missing.path)));
         }
         // The names too must survive a power cut before the unit counts as staged.
-        let dir = self.unit.dir().to_owned();
-        let sync = move || std::fs::File::open(dir).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+        let (top, mut dirs) = (self.unit.dir().to_owned(), BTreeSet::new());
+        for file in self.unit.files() {
+            dirs.extend(
+                self.unit.staged(file).ancestors().skip(1).take_while(|d| d.starts_with(&top)).map(Path::to_owned),
+            );
+        }
+        let sync = move || dirs.iter().try_for_each(|dir| std::fs::File::open(dir)?.sync_all());
         let synced = tokio::task::spawn_blocking(sync).await.unwrap_or_else(|e| Err(io::Error::other(e)));
         synced.map_err(|e| write_error(self.unit.dir(), &e))?;
         if self.unit.phase().map_err(|e| write_error(self.unit.dir(), &e))? == Phase::Staging {

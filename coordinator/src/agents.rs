@@ -1,9 +1,9 @@
 //! Talking to agents: dialling them over mutual TLS, asking all of them at once, and an API of plain types over their
 //! RPCs. Besides `grpc` the only place that names tonic.
 //!
-//! A call that streams may take as long as it likes, as long as something moves: agents send a frame every second.
+//! Each agent is asked again and again whether it is there (`heartbeat`). A call that streams may take as long as it likes, as long as something moves: agents send a frame every second.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures::{StreamExt as _, stream};
 use prexor_certs::{
@@ -15,39 +15,16 @@ use prexor_proto::{agent::agent_service_client::AgentServiceClient, backup, conv
 use prexor_transport::dial;
 use tokio::sync::watch;
 
-use crate::{catalog::NodeRecord, error::Error};
+use crate::{catalog::NodeRecord, config::AgentLimits, error::Error};
 
 mod capture;
 mod client;
 mod failure;
+mod heartbeat;
 mod stage;
 
 pub use capture::{Capture, CaptureFrame};
 pub use client::{AgentClient, Look, Verb, VerbEnd};
-
-/// How long an agent may keep us waiting.
-#[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
-    /// For the next frame of a stream, or for room to send one.
-    pub stall: Duration,
-    /// For an answer that only takes a look: inspect, probe.
-    pub look: Duration,
-    /// For the last word on staged files, which are synced to disk before it is given.
-    pub staged: Duration,
-    /// For a service to be stopped or started: above what a service manager itself waits.
-    pub service: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            stall: Duration::from_secs(60),
-            look: Duration::from_secs(20),
-            staged: Duration::from_secs(600),
-            service: Duration::from_secs(300),
-        }
-    }
-}
 
 /// How many agents are asked at once.
 const INSPECTIONS_AT_ONCE: usize = 64;
@@ -59,13 +36,14 @@ const MAX_MESSAGE: usize = 64 << 20;
 #[derive(Debug, Clone)]
 pub struct Agents {
     credential: watch::Receiver<Arc<Credential>>,
-    timeouts: Timeouts,
+    limits: AgentLimits,
+    sights: Arc<heartbeat::Sights>,
 }
 
 impl Agents {
     /// Dials with the newest of these credentials.
-    pub fn new(credential: watch::Receiver<Arc<Credential>>, timeouts: Timeouts) -> Self {
-        Self { credential, timeouts }
+    pub fn new(credential: watch::Receiver<Arc<Credential>>, limits: AgentLimits) -> Self {
+        Self { credential, limits, sights: Arc::default() }
     }
 
     /// Connects to the agent of a node; whoever answers must prove to be that very node.
@@ -83,7 +61,7 @@ impl Agents {
         let channel = dial::channel(address, tls, dial::Timeouts::default()).await;
         let channel = channel.map_err(|e| failure::of_dial(node, &e))?;
         let client = AgentServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-        Ok(AgentClient::new(node.clone(), client, self.timeouts))
+        Ok(AgentClient::new(node.clone(), client, self.limits))
     }
 
     /// Asks all these nodes at once what is on them. A node that does not answer is in the result too, unreachable and
@@ -95,11 +73,12 @@ impl Agents {
 
     async fn inspect(&self, record: &NodeRecord, look: Look) -> backup::Node {
         let look = async { self.connect(record).await?.inspect(look).await };
-        let answer = tokio::time::timeout(self.timeouts.look, look).await.unwrap_or_else(|_| {
-            let after = self.timeouts.look.as_secs();
+        let answer = tokio::time::timeout(self.limits.answer, look).await.unwrap_or_else(|_| {
+            let after = self.limits.answer.as_secs();
             let message = format!("the agent on {} did not answer within {after} s: is it stuck?", record.name);
             Err(Error::new(Reason::AgentUnavailable, message))
         });
+        let sight = self.sights.note(&record.name, answer.as_ref().map(drop));
         let mut node = match answer {
             Ok(node) => backup::Node { reachable: true, problem: String::new(), ..node },
             Err(e) => backup::Node {
@@ -109,6 +88,8 @@ impl Agents {
                 ..backup::Node::default()
             },
         };
+        node.last_seen = sight.last_seen.map(time_to_wire);
+        node.unreachable_since = sight.unreachable_since.map(time_to_wire);
         node.name = record.name.to_string();
         node.address.clone_from(&record.address);
         node.certificate_not_after.get_or_insert_with(|| time_to_wire(record.not_after));

@@ -73,7 +73,7 @@ async fn look_at(store: &Store, survey: &Survey) -> Result<IndexedBackup, Error>
     // A damaged one is looked at again each time: a newer version may read it, or somebody may have put it right.
     let stamp =
         if backup.state() == BackupState::Damaged { String::new() } else { survey.stamp.clone().unwrap_or_default() };
-    Ok(IndexedBackup { id: id.clone(), stamp, created_at, backup })
+    Ok(IndexedBackup { id: id.clone(), stamp, order: created_at, backup })
 }
 
 fn parse(id: &BackupId, bytes: &[u8]) -> Result<Manifest, String> {
@@ -132,7 +132,7 @@ pub async fn show(ctx: &Context, id: &BackupId) -> Result<(Backup, Vec<u8>), Err
     Ok((indexed.backup, manifest))
 }
 
-/// Up to `limit` backups, newest first, after this one (its creation time in milliseconds and id).
+/// Up to `limit` backups, newest first, after this one (its order in milliseconds and id).
 ///
 /// # Errors
 /// When the store or the catalog cannot be used.
@@ -155,7 +155,7 @@ pub async fn latest(ctx: &Context, before: Option<Timestamp>) -> Result<Option<B
         b.state() == BackupState::Complete && limit.is_none_or(|l| completed < Some((l.seconds, l.nanos)))
     };
     let mut page = list(ctx, None, PAGE).await?;
-    while let Some(last) = page.last().map(|b| (b.created_at.as_millisecond(), b.id.to_string())) {
+    while let Some(last) = page.last().map(|b| (b.order.as_millisecond(), b.id.to_string())) {
         if let Some(found) = page.into_iter().map(|b| b.backup).find(fits) {
             return Ok(Some(found));
         }
@@ -182,7 +182,7 @@ pub async fn delete(ctx: &Context, id: &BackupId) -> Result<(), Error> {
     ctx.catalog.doom_backup(id, None).await?;
     ctx.store.remove(id).await?;
     ctx.catalog.update_index(&[], std::slice::from_ref(id)).await?;
-    ctx.catalog.spare_backup(id).await
+    ctx.catalog.forget_backup(id).await
 }
 
 /// Whether there is such a backup, damaged or not.

@@ -21,6 +21,7 @@ mod ids;
 mod jobs;
 mod journal;
 mod nodes;
+mod queue;
 mod tokens;
 
 pub use backups::IndexedBackup;
@@ -28,6 +29,7 @@ pub use ids::DoomedBackup;
 pub use jobs::{JobRow, NewJob, Submitted};
 pub use journal::{JournaledStep, StepRecord};
 pub use nodes::NodeRecord;
+pub use queue::{OpenJob, in_the_way, words as in_words};
 pub use tokens::{NewToken, SpentToken, UsableToken};
 
 /// The catalog. Cheap to clone.

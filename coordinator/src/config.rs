@@ -11,6 +11,10 @@ use prexor_daemon::{config, logging::Format};
 use prexor_format::id::NodeName;
 use serde::Deserialize;
 
+mod limits;
+
+pub use limits::{AgentLimits, JobLimits};
+
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/prexor-coordinator/coordinator.yml";
 
@@ -29,6 +33,10 @@ struct Raw {
     store: StoreConfig,
     #[serde(default = "default_operator_config")]
     operator_config: PathBuf,
+    #[serde(default)]
+    jobs: JobLimits,
+    #[serde(default)]
+    agents: limits::RawAgents,
     #[serde(default)]
     log: Log,
 }
@@ -115,6 +123,10 @@ pub struct Config {
     pub store: StoreConfig,
     /// Where the first operator's context is written at the first start.
     pub operator_config: PathBuf,
+    /// How many jobs may wait.
+    pub jobs: JobLimits,
+    /// How long agents may be silent.
+    pub agents: AgentLimits,
     /// What is logged.
     pub log: Log,
 }
@@ -195,6 +207,8 @@ impl Config {
             state_dir,
             store,
             operator_config,
+            jobs: raw.jobs,
+            agents: AgentLimits::validate(&raw.agents)?,
             log: raw.log,
         })
     }
@@ -274,6 +288,10 @@ mod tests {
             ("cluster: c\nstore: {path: /b}\noperator_config: /b/c.yml", "operator_config (/b/c.yml) lies within"),
             ("cluster: c\nadvertise: {api: controller}", "advertise.api is 'controller': write host:port"),
             ("cluster: c\nadvertise: {enrolment: 'h:0'}", "write host:port"),
+            ("cluster: c\nagents: {stall: 500ms}", "agents.stall is 500ms: use 2s or more"),
+            ("cluster: c\nagents: {heartbeat: 0s}", "agents.heartbeat is 0s: use 1s or more"),
+            ("cluster: c\nagents: {stal: 60s}", "did you mean 'stall'?"),
+            ("cluster: c\njobs: {max_queued: -1}", "line 2"),
         ] {
             let e = load(yaml).unwrap_err();
             assert!(e.contains(says), "{yaml}\n{e}");

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use prexor_certs::Identity;
 use prexor_format::id::BackupId;
 use prexor_proto::{
@@ -20,7 +21,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
-use crate::{context::Context, error::Error};
+use crate::{backups, context::Context, error::Error};
 
 mod admin;
 mod authz;
@@ -29,6 +30,15 @@ mod enrol;
 mod job;
 mod page;
 mod restore;
+
+/// The word for the newest complete backup.
+const LATEST: &str = "latest";
+
+/// The largest request of an operator: descriptions and ids, and what a person types to select.
+const MAX_REQUEST: usize = 1 << 20;
+
+/// The largest request of somebody who is not known yet: a token, a name and a certificate request.
+const MAX_ENROLMENT: usize = 64 << 10;
 
 /// The client API.
 #[derive(Debug, Clone)]
@@ -49,10 +59,10 @@ pub async fn serve_api(
     let api = Api { ctx };
     let served = serve::server()
         .layer(authz::Layer)
-        .add_service(BackupServiceServer::new(api.clone()))
-        .add_service(RestoreServiceServer::new(api.clone()))
-        .add_service(JobServiceServer::new(api.clone()))
-        .add_service(AdminServiceServer::new(api))
+        .add_service(BackupServiceServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
+        .add_service(RestoreServiceServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
+        .add_service(JobServiceServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
+        .add_service(AdminServiceServer::new(api).max_decoding_message_size(MAX_REQUEST))
         .serve_with_incoming_shutdown(serve::incoming(listener, tls, Limits::default()), stop.cancelled());
     served.await.map_err(|e| Error::internal(format!("the API's server ended: {e}")))
 }
@@ -68,7 +78,7 @@ pub async fn serve_enrolment(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let served = serve::server()
-        .add_service(EnrolmentServiceServer::new(enrol::Enrolment::new(ctx)))
+        .add_service(EnrolmentServiceServer::new(enrol::Enrolment::new(ctx)).max_decoding_message_size(MAX_ENROLMENT))
         .serve_with_incoming_shutdown(serve::incoming(listener, tls, Limits::default()), stop.cancelled());
     served.await.map_err(|e| Error::internal(format!("the enrolment server ended: {e}")))
 }
@@ -98,6 +108,23 @@ fn backup_id(id: &str) -> Result<BackupId, Error> {
     id.parse().map_err(|e: prexor_format::id::InvalidBackupId| Error::invalid(e.to_string()))
 }
 
+/// The backup with this id, or the newest complete one for `latest`.
+async fn backup_or_latest(ctx: &Context, word: &str) -> Result<BackupId, Error> {
+    if word == LATEST { latest(ctx, None).await } else { backup_id(word) }
+}
+
+/// The newest complete backup, or the newest that was completed before this time.
+async fn latest(ctx: &Context, before: Option<Timestamp>) -> Result<BackupId, Error> {
+    let found = backups::latest(ctx, before).await?.ok_or_else(|| match before {
+        Some(before) => Error::not_found(format!("no backup was completed before {before}")),
+        None => Error::not_found("there is no complete backup: `prexorctl backup create` makes one"),
+    })?;
+    backup_id(&found.id)
+}
+
 fn bad_wire(e: prexor_proto::convert::BadWire) -> Error {
     Error::invalid(e.to_string())
 }
+
+#[cfg(test)]
+mod tests;

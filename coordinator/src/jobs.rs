@@ -1,5 +1,6 @@
-//! The life of jobs: submitted once per request, run in the background, watched without gaps, cancelled, ended, and
-//! taken up again or failed after the coordinator itself was interrupted. What each kind does is in its own module.
+//! The life of jobs: submitted once per request, queued while others are in the way, run in the background, watched
+//! without gaps, cancelled, ended, and taken up again or failed after the coordinator itself was interrupted. What each
+//! kind does is in its own module.
 
 use std::{
     collections::HashMap,
@@ -26,11 +27,13 @@ use crate::{
 
 mod backup;
 mod handle;
+mod queue;
 mod recover;
 mod task;
 mod verify;
 
 pub use handle::JobHandle;
+pub use queue::say_what_they_wait_for;
 pub use recover::recover;
 pub use task::Task;
 
@@ -61,11 +64,21 @@ impl From<Result<JobResult, Error>> for Outcome {
     }
 }
 
-/// The jobs that are under way in this process.
+/// Whether a job may wait for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// For as long as it takes, in a queue of bounded length.
+    InQueue,
+    /// No: it is refused.
+    No,
+}
+
+/// The jobs that have not ended.
 #[derive(Debug)]
 pub struct Jobs {
     catalog: Catalog,
-    running: Mutex<HashMap<String, JobHandle>>,
+    /// Those that run, and those that wait.
+    open: Mutex<HashMap<String, JobHandle>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
     submissions: tokio::sync::Mutex<()>,
@@ -76,29 +89,31 @@ impl Jobs {
     pub fn new(catalog: Catalog) -> Self {
         Self {
             catalog,
-            running: Mutex::default(),
+            open: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             submissions: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Begins a job, or returns the one that this request id has begun before. `request_id` may be empty: then every
-    /// call is a request of its own.
+    /// Begins a job or lets it wait for its turn, or returns the one that this request id has made before. `request_id`
+    /// may be empty: then every call is a request of its own.
     ///
     /// # Errors
-    /// `BUSY` when another job holds what this one needs; `INVALID_REQUEST` when the id was used for something else.
+    /// `BUSY` when another job is in the way and this one may not wait, or too many do; `INVALID_REQUEST` when the id was
+    /// used for something else.
     pub async fn submit(
         &self,
         ctx: &Arc<Context>,
         task: Task,
+        wait: Wait,
         request_id: &str,
         requested_by: &str,
     ) -> Result<Job, Error> {
-        // In a task of its own: a caller that goes away between the commit and the start would leave a job that holds
-        // its leases and that nobody runs.
+        // In a task of its own: a caller that goes away between the commit and the start would leave a job that keeps
+        // its scope to itself and that nobody runs.
         let (ctx, request_id, requested_by) = (ctx.clone(), request_id.to_owned(), requested_by.to_owned());
-        let submission = async move { ctx.jobs.submit_whole(&ctx, task, &request_id, &requested_by).await };
+        let submission = async move { ctx.jobs.submit_whole(&ctx, task, wait, &request_id, &requested_by).await };
         let submitted = tokio::spawn(submission).await;
         submitted.map_err(|e| Error::internal(format!("the job could not be begun: {e}")))?
     }
@@ -107,6 +122,7 @@ impl Jobs {
         &self,
         ctx: &Arc<Context>,
         task: Task,
+        wait: Wait,
         request_id: &str,
         requested_by: &str,
     ) -> Result<Job, Error> {
@@ -122,17 +138,22 @@ impl Jobs {
             spec: task.spec(),
             backup_id: task.backup_id(),
             requested_by: requested_by.to_owned(),
-            leases: task.leases(),
+            scope: task.scope(),
             created_at: Timestamp::now(),
         };
-        match self.catalog.submit_job(&new).await? {
-            Submitted::Known(known) => Ok(known.job),
-            Submitted::New => {
+        let room = if wait == Wait::InQueue { ctx.config.jobs.max_queued } else { 0 };
+        match self.catalog.submit_job(&new, room).await? {
+            Submitted::Known(known) => return Ok(known.job),
+            Submitted::Running => {
                 tracing::info!(job = new.id, kind = task.kind().as_str_name(), requested_by, "a job begins");
                 self.start(ctx, &new.id, new.kind, |ctx, job| async move { task.run(&ctx, &job).await });
-                Ok(self.catalog.job(&new.id).await?.job)
+            }
+            Submitted::Queued(waits_for) => {
+                tracing::info!(job = new.id, kind = task.kind().as_str_name(), requested_by, waits_for, "a job waits");
+                self.enqueue(ctx, &new.id).says_it_waits(waits_for).await;
             }
         }
+        Ok(self.catalog.job(&new.id).await?.job)
     }
 
     /// While this is held no job begins: for those who must know that nobody uses a backup.
@@ -146,17 +167,17 @@ impl Jobs {
         W: FnOnce(Arc<Context>, JobHandle) -> F,
         F: Future<Output = Outcome> + Send + 'static,
     {
-        let job = JobHandle::new(id, self.stopping.child_token(), ctx);
-        self.lock().insert(id.to_owned(), job.clone());
+        let job = self.enqueue(ctx, id);
+        job.begin();
         let (ctx, work) = (ctx.clone(), work(ctx.clone(), job.clone()));
         self.tasks.spawn(async move {
             let outcome = run_to_end(&job, work).await;
             ctx.jobs.finish(&job, kind, outcome).await;
+            ctx.jobs.advance(&ctx).await;
         });
     }
 
     async fn finish(&self, job: &JobHandle, kind: JobKind, outcome: Outcome) {
-        job.flush_progress().await;
         let stopping = self.stopping.is_cancelled();
         if stopping && kind == JobKind::Restore && outcome.error.is_some() {
             // Whether everything could be taken back is not ours to know: the next start makes sure of it.
@@ -167,6 +188,7 @@ impl Jobs {
         }
         let error = outcome.error.map(|e| match e.reason {
             Reason::Cancelled if stopping && !job.is_cancelled_by_somebody() => interrupted(),
+            Reason::AgentUnavailable => job.with_last_progress(e),
             _ => e,
         });
         let state = match error.as_ref().map(|e| e.reason) {
@@ -192,20 +214,6 @@ impl Jobs {
         }
         self.lock().remove(job.id());
         job.changed();
-    }
-
-    /// Asks a job to stop, and returns it as it is now. A job that has ended stays as it is.
-    ///
-    /// # Errors
-    /// `NOT_FOUND` when there is no such job.
-    pub async fn cancel(&self, id: &str, requested_by: &str) -> Result<Job, Error> {
-        let running = self.lock().get(id).cloned();
-        if let Some(job) = running
-            && job.cancel_by_somebody()
-        {
-            job.message(format!("cancelled by {requested_by}")).await;
-        }
-        Ok(self.catalog.job(id).await?.job)
     }
 
     /// Every event of a job after this number, past ones first, until the job has ended. Dropping the stream ends it.
@@ -240,13 +248,15 @@ impl Jobs {
     pub async fn shut_down(&self, grace: Duration) {
         self.stopping.cancel();
         self.tasks.close();
+        // Those that wait do so again after the next start. Their watchers are let go.
+        self.lock().retain(|_, job| job.has_begun());
         if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
             tracing::warn!(jobs = self.lock().len(), "some jobs did not end in time");
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, JobHandle>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -263,17 +273,24 @@ fn new_id() -> String {
 
 /// Runs the work while its figures become events now and then. A panic is a failure like others.
 async fn run_to_end(job: &JobHandle, work: impl Future<Output = Outcome>) -> Outcome {
-    let mut work = std::pin::pin!(AssertUnwindSafe(work).catch_unwind());
+    let done = CancellationToken::new();
+    // Beside the work, which must not wait for the catalog's disk.
+    let reporting = tokio::spawn(report_progress(job.clone(), done.clone()));
+    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    done.cancel();
+    if let Err(e) = reporting.await {
+        tracing::error!(job = job.id(), "the figures of a job are no longer reported: {e}");
+    }
+    outcome.unwrap_or_else(|_| Err(Error::internal("the job hit a defect: see the log")).into())
+}
+
+async fn report_progress(job: JobHandle, done: CancellationToken) {
     let mut tick = tokio::time::interval(PROGRESS_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            outcome = &mut work => {
-                return outcome.unwrap_or_else(|_| Err(Error::internal("the job hit a defect: see the log")).into());
-            }
-            _ = tick.tick() => job.flush_progress().await,
-        }
+    while done.run_until_cancelled(tick.tick()).await.is_some() {
+        job.flush_progress().await;
     }
+    job.flush_progress().await;
 }
 
 /// Sends everything after `seq`; `Err` when the watcher has gone or the catalog cannot be read.
@@ -301,4 +318,4 @@ async fn forward(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

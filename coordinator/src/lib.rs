@@ -14,6 +14,7 @@ pub mod error;
 pub mod grpc;
 pub mod jobs;
 pub mod restore;
+pub mod scope;
 pub mod startup;
 pub mod status;
 pub mod store;

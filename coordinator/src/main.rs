@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use jiff::Timestamp;
 use prexor_coordinator::{
     Context,
-    agents::{Agents, Timeouts},
+    agents::Agents,
     catalog::Catalog,
     config::{self, Config},
     error::Error,
@@ -21,6 +21,10 @@ use prexor_daemon::{exit, logging, process, shutdown};
 use prexor_proto::reason::Reason;
 use prexor_transport::serve;
 use tokio::task::JoinSet;
+
+/// Gives large buffers back as soon as they are free, where glibc's keeps up to 64 MiB of them in each thread's arena.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long running jobs get to end cleanly, below what a service manager waits.
 const GRACE: Duration = Duration::from_secs(60);
@@ -86,7 +90,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let store = Store::open(&config.store.path).await?;
     startup::first_operator(&config, &catalog, &authority).await?;
     let ctx = Arc::new(Context {
-        agents: Agents::new(tls.credential(), Timeouts::default()),
+        agents: Agents::new(tls.credential(), config.agents),
         jobs: Jobs::new(catalog.clone()),
         config,
         epoch,
@@ -102,6 +106,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     servers.spawn(grpc::serve_api(ctx.clone(), api, tls.api(), stop.clone()));
     servers.spawn(grpc::serve_enrolment(ctx.clone(), enrolment, tls.enrolment(), stop.clone()));
     tokio::spawn(tls.keep_fresh(ctx.clone(), stop.clone()));
+    tokio::spawn(ctx.agents.clone().watch_over(ctx.catalog.clone(), stop.clone()));
     tracing::info!(api = %ctx.config.listen.api, enrolment = %ctx.config.listen.enrolment, epoch, "coordinator ready");
     process::ready().context("the service manager cannot be told that the coordinator is ready")?;
 

@@ -3,11 +3,11 @@
 use jiff::{SignedDuration, Timestamp};
 use prexor_format::text;
 use prexor_proto::{
-    backup::{Backup, BackupState, GetStatusResponse, Node},
+    backup::{Backup, BackupState, GetStatusResponse, Job, Node},
     convert::{kind_from_wire, time_from_wire},
 };
 
-use crate::{agents::Look, backups, context::Context, error::Error};
+use crate::{agents::Look, backups, context::Context, error::Error, jobs};
 
 /// Certificates that end sooner than this are a problem: agents renew theirs long before.
 const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -15,17 +15,22 @@ const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// How many backups are looked at for damage.
 const RECENT: u32 = 100;
 
-/// Looks at everything. Nodes that do not answer are in the report as such.
+/// Looks at everything. Nodes that do not answer, and a store that cannot be used, are in the report as such.
 ///
 /// # Errors
-/// When the catalog or the store cannot be read.
+/// When the catalog cannot be read.
 pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
     let records = ctx.catalog.nodes().await?;
     let nodes = ctx.agents.inspect_all(&records, Look::Plain).await;
-    let latest_backup = backups::latest(ctx, None).await?;
+    let looked_at = async { Ok::<_, Error>((backups::latest(ctx, None).await?, ctx.store.free_bytes().await?)) };
+    let store = looked_at.await;
     let recent: Vec<Backup> = ctx.catalog.backups(None, RECENT).await?.into_iter().map(|b| b.backup).collect();
-    let store_free_bytes = ctx.store.free_bytes().await?;
-    let mut problems = problems(&nodes, &recent, latest_backup.is_some(), Timestamp::now());
+    let any_complete = recent.iter().any(|b| b.state() == BackupState::Complete);
+    let mut problems = Vec::new();
+    problems
+        .extend(store.as_ref().err().map(|e| format!("the store {} is out of order: {e}", ctx.store.root().display())));
+    problems.extend(self::problems(&nodes, &recent, any_complete, Timestamp::now()));
+    let (latest_backup, store_free_bytes) = store.unwrap_or_default();
     if let Some(latest) = latest_backup.as_ref().filter(|b| b.size_bytes > store_free_bytes) {
         problems.push(format!(
             "the store has {} free: the newest backup has {}",
@@ -33,11 +38,13 @@ pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
             text::bytes(latest.size_bytes)
         ));
     }
+    let mut active_jobs: Vec<Job> = ctx.catalog.active_jobs().await?.into_iter().map(|row| row.job).collect();
+    jobs::say_what_they_wait_for(&ctx.catalog, &mut active_jobs, Timestamp::now()).await?;
     Ok(GetStatusResponse {
         cluster: ctx.config.cluster.clone(),
         coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
         ca_fingerprint: ctx.authority.fingerprint().to_string(),
-        active_jobs: ctx.catalog.active_jobs().await?.into_iter().map(|row| row.job).collect(),
+        active_jobs,
         latest_backup,
         store: ctx.store.root().display().to_string(),
         store_free_bytes,
@@ -51,7 +58,11 @@ fn problems(nodes: &[Node], recent: &[Backup], any_complete: bool, now: Timestam
     if nodes.is_empty() {
         problems.push("no agent is enrolled: `prexorctl token create`, then `prexorctl setup` on each host".to_owned());
     }
-    problems.extend(nodes.iter().filter(|n| !n.reachable).map(|n| format!("{}: {}", n.name, n.problem)));
+    for node in nodes.iter().filter(|n| !n.reachable) {
+        let since = node.unreachable_since.as_ref().and_then(|t| time_from_wire(t).ok());
+        let since = since.map(|t| format!(" for {}", text::duration(now.duration_since(t)))).unwrap_or_default();
+        problems.push(format!("{} is not reachable{since}: {}", node.name, node.problem));
+    }
     for node in nodes {
         for source in node.sources.iter().filter(|s| !s.problem.is_empty()) {
             let kind = kind_from_wire(source.kind).map_or("an unknown source", |k| k.as_str());
@@ -94,11 +105,21 @@ mod tests {
             certificate_not_after: soon,
             ..Node::default()
         };
-        let down = Node { name: "h2".to_owned(), problem: "no answer".to_owned(), ..Node::default() };
+        let down = Node {
+            name: "h2".to_owned(),
+            problem: "no answer".to_owned(),
+            unreachable_since: Some(time_to_wire(now - SignedDuration::from_mins(4))),
+            ..Node::default()
+        };
         let damaged = Backup { id: "bk-1".to_owned(), state: BackupState::Damaged as i32, ..Backup::default() };
         let found = problems(&[up, down], &[damaged], false, now);
-        let says =
-            ["h2: no answer", "h1: mongo: connection refused", "bk-1 is damaged", "no complete backup", "ends at"];
+        let says = [
+            "h2 is not reachable for 4 min: no answer",
+            "h1: mongo: connection refused",
+            "bk-1 is damaged",
+            "no complete backup",
+            "ends at",
+        ];
         assert_eq!(found.len(), says.len());
         for (problem, says) in found.iter().zip(says) {
             assert!(problem.contains(says), "{problem}");

@@ -103,6 +103,14 @@ impl Store {
         Ok(Upload::new(upload, path, rename))
     }
 
+    /// Removes a file of a backup that has no manifest yet.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub async fn remove_file(&self, id: &BackupId, path: &str) -> Result<(), Error> {
+        self.objects.delete(&layout::key(id, path)?).await.map_err(|e| error(&e, path))
+    }
+
     /// Writes `SHA256SUMS`, and then the manifest: from here on the backup exists.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! What can be typed, and what it means. Nothing is done here.
 
-use std::{ffi::OsString, path::PathBuf, str::FromStr, time::Duration};
+use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::{SpanRelativeTo, Timestamp, civil::DateTime, tz::TimeZone};
@@ -68,6 +68,9 @@ pub enum BackupVerb {
         /// Do not wait for the end: print the job
         #[arg(long)]
         detach: bool,
+        /// Fail at once when another job is in the way, rather than queue
+        #[arg(long)]
+        no_queue: bool,
     },
     /// List the backups, newest first
     List {
@@ -77,13 +80,15 @@ pub enum BackupVerb {
     },
     /// Show what a backup holds; with --json its manifest
     Show {
-        /// The backup
-        id: BackupId,
+        /// The backup, or `latest`
+        #[arg(value_name = "ID|latest")]
+        id: Target,
     },
     /// Read all of a backup and check it; nothing is restored
     Verify {
-        /// The backup
-        id: BackupId,
+        /// The backup, or `latest`
+        #[arg(value_name = "ID|latest")]
+        id: Target,
         /// Say more of what was found, such as the number of keys of each family
         #[arg(long)]
         details: bool,
@@ -157,7 +162,7 @@ pub struct PartArgs {
     pub keys: Vec<String>,
 }
 
-/// What to restore.
+/// Which backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// The newest complete one.
@@ -273,6 +278,15 @@ impl FromStr for Target {
     }
 }
 
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str("latest"),
+            Self::Id(id) => id.fmt(f),
+        }
+    }
+}
+
 /// A point in time: RFC 3339, or a date with or without a time of day, in UTC.
 fn parse_time(s: &str) -> Result<Timestamp, String> {
     let civil = || s.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok();
@@ -324,6 +338,9 @@ mod tests {
             "prexorctl backup list",
             "prexorctl backup list --json",
             "prexorctl backup verify bk-2026-05-10-001",
+            "prexorctl backup verify latest",
+            "prexorctl backup show latest --json",
+            "prexorctl backup create --no-queue",
             "prexorctl restore bk-2026-05-10-001 --dry-run",
             "prexorctl restore bk-2026-05-10-001 --datastores --filesystem",
             "prexorctl restore latest --before 2026-05-10",

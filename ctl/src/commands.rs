@@ -31,8 +31,9 @@ struct VersionView {
 /// Why it was not done.
 pub async fn run(printer: &Printer, verb: Verb) -> Result<Exit, Failure> {
     match verb {
-        Verb::Backup(BackupVerb::Create { description, scope, detach }) => {
-            backup::create::run(printer, description, &scope, detach).await
+        Verb::Backup(BackupVerb::Create { description, scope, detach, no_queue }) => {
+            let request = backup::create::request(description, &scope, no_queue);
+            backup::create::run(printer, request, detach).await
         }
         Verb::Backup(BackupVerb::List { wide }) => backup::list::run(printer, wide).await,
         Verb::Backup(BackupVerb::Show { id }) => backup::show::run(printer, &id).await,

@@ -1,5 +1,5 @@
-//! From a job's events to what people see while they wait: a bar per artifact on a terminal, plain lines elsewhere, and
-//! the lines of a restore as each step is done.
+//! From a job's events to what people see while they wait: a live table on a terminal, one row per artifact and node;
+//! plain lines elsewhere, few of them; and the lines of a restore as each step is done.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,14 +9,24 @@ use prexor_proto::backup::{JobEvent, JobState, Progress, StepEvent, StepState, S
 
 use crate::{meter::Meter, printer::Printer, text, view};
 
-/// How often a plain line repeats per artifact.
+/// How often a plain line repeats per artifact, as long as there are few of them.
 const LINE_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
+
+/// With more artifacts than this each has its line less often: all of them together fill no log.
+const FEW: usize = 4;
+
+/// Of a collection or path that is longer the end is shown.
+const SUBJECT: usize = 60;
+
+/// The same in a row of the table, where there is less room.
+const SUBJECT_IN_ROW: usize = 36;
 
 /// Shows the events of one job.
 pub struct Reporter<'a> {
     printer: &'a Printer,
     tracks: BTreeMap<(String, String), Track>,
     warned: BTreeSet<String>,
+    queued: bool,
 }
 
 /// One artifact on one node.
@@ -30,7 +40,7 @@ struct Track {
 impl<'a> Reporter<'a> {
     /// Shows events on this printer.
     pub fn new(printer: &'a Printer) -> Self {
-        Self { printer, tracks: BTreeMap::new(), warned: BTreeSet::new() }
+        Self { printer, tracks: BTreeMap::new(), warned: BTreeSet::new(), queued: false }
     }
 
     /// Shows an event.
@@ -41,8 +51,12 @@ impl<'a> Reporter<'a> {
             Some(Event::Step(step)) => self.step(step),
             Some(Event::Message(message)) if message.warning => self.warning(&message.text),
             Some(Event::Message(message)) => self.printer.note(&message.text),
-            Some(Event::State(state)) if *state == JobState::Queued as i32 => {
-                self.printer.note("waiting for its turn");
+            // For whom it waits comes as a message.
+            Some(Event::State(state)) if *state == JobState::Queued as i32 => self.queued = true,
+            Some(Event::State(state)) if *state == JobState::Running as i32 => {
+                if std::mem::take(&mut self.queued) {
+                    self.printer.note("it is its turn");
+                }
             }
             // What came of it is printed by the command, from the job itself.
             Some(Event::State(_) | Event::Failure(_) | Event::Result(_)) | None => {}
@@ -66,28 +80,28 @@ impl<'a> Reporter<'a> {
 
     fn progress(&mut self, at: Timestamp, progress: &Progress) {
         let key = (progress.artifact_id.clone(), progress.node.clone());
+        let interval = LINE_INTERVAL * (1 + self.tracks.len() / FEW) as i32;
         let track = self.tracks.entry(key).or_insert_with(|| {
             let bar = self.printer.bars().add(ProgressBar::no_length().with_style(style(false)));
             bar.set_prefix(text::clean(&label(progress)));
             Track { meter: Meter::default(), bar, last_line: None, finished: false }
         });
         track.meter.sample(at, progress.done_bytes, progress.total_bytes);
-        let line = describe(progress, &track.meter);
         if self.printer.draws_bars() {
             if let Some(total) = progress.total_bytes.filter(|t| *t > 0) {
                 track.bar.set_style(style(true));
                 track.bar.set_length(total.max(progress.done_bytes));
             }
             track.bar.set_position(progress.done_bytes);
-            track.bar.set_message(text::clean(&line));
+            track.bar.set_message(text::clean(&row(progress, &track.meter)));
             track.bar.tick();
             return;
         }
         let whole = progress.total_bytes.is_some_and(|t| progress.done_bytes >= t);
-        let due = track.last_line.is_none_or(|t| at.duration_since(t) >= LINE_INTERVAL);
+        let due = track.last_line.is_none_or(|t| at.duration_since(t) >= interval);
         if due || (whole && !track.finished) {
             track.last_line = Some(at);
-            self.printer.note(&format!("{}: {line}", label(progress)));
+            self.printer.note(&format!("{}: {}", label(progress), describe(progress, &track.meter)));
         }
         track.finished = whole;
     }
@@ -143,13 +157,28 @@ fn describe(progress: &Progress, meter: &Meter) -> String {
         words.push_str(&format!(", {} left", text::duration(eta)));
     }
     if !progress.subject.is_empty() {
-        words.push_str(&format!(", {}", progress.subject));
+        words.push_str(&format!(", {}", text::end_of(&progress.subject, SUBJECT)));
     }
     words
 }
 
+/// The same in columns: ` 26 %   120 MiB   35 MiB/s     9 s left  audit_log`.
+fn row(progress: &Progress, meter: &Meter) -> String {
+    let total = progress.total_bytes.filter(|t| *t > 0);
+    let part = total.map(|t| format!("{} %", (u128::from(progress.done_bytes) * 100 / u128::from(t)).min(100)));
+    let rate = meter.rate().map(|rate| format!("{}/s", text::bytes(rate as u64))).unwrap_or_default();
+    let left = meter.eta().filter(|eta| eta.is_positive()).map(|eta| format!("{} left", text::duration(eta)));
+    format!(
+        "{:>5} {:>9} {rate:>11} {:>16}  {}",
+        part.unwrap_or_default(),
+        text::bytes(progress.done_bytes),
+        left.unwrap_or_default(),
+        text::end_of(&progress.subject, SUBJECT_IN_ROW)
+    )
+}
+
 fn style(with_bar: bool) -> ProgressStyle {
-    let template = if with_bar { "{prefix:20!} [{bar:20}] {wide_msg}" } else { "{prefix:20!} {spinner:22} {wide_msg}" };
+    let template = if with_bar { "{prefix:20!} [{bar:10}] {wide_msg}" } else { "{prefix:20!} {spinner:12} {wide_msg}" };
     ProgressStyle::with_template(template).expect("a constant template").progress_chars("=> ")
 }
 
@@ -235,8 +264,64 @@ mod tests {
         let mut reporter = Reporter::new(&printer);
         reporter.event(&event(1, Event::Message(Message { warning: true, text: "socket skipped".into() })));
         reporter.event(&event(2, Event::Message(Message { warning: false, text: "all quiet".into() })));
-        reporter.event(&event(3, Event::State(JobState::Queued.into())));
         reporter.warning("socket skipped");
-        assert_eq!(captured.err(), "warning: socket skipped\nall quiet\nwaiting for its turn\n");
+        assert_eq!(captured.err(), "warning: socket skipped\nall quiet\n");
+    }
+
+    #[test]
+    fn who_waits_says_for_whom_and_when_its_turn_has_come() {
+        let (printer, captured) = capture::printer(false);
+        let mut reporter = Reporter::new(&printer);
+        let behind = "queued behind job-1 (backup of mongo, running for 3 min)";
+        for (seq, e) in [
+            Event::State(JobState::Queued.into()),
+            Event::Message(Message { warning: false, text: behind.into() }),
+            Event::State(JobState::Running.into()),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            reporter.event(&event(seq as u64, e));
+        }
+        assert_eq!(captured.err(), format!("{behind}\nit is its turn\n"));
+    }
+
+    #[test]
+    fn many_agents_do_not_fill_a_log() {
+        let lines_of = |nodes: u64| {
+            let (printer, captured) = capture::printer(false);
+            let mut reporter = Reporter::new(&printer);
+            for s in 0..600 {
+                for node in 0..nodes {
+                    let figures = Progress {
+                        node: format!("h{node}"),
+                        artifact_id: "files".into(),
+                        done_bytes: s,
+                        total_bytes: Some(600),
+                        ..Progress::default()
+                    };
+                    reporter.event(&event(s, Event::Progress(figures)));
+                }
+            }
+            captured.err().lines().count()
+        };
+        assert_eq!(lines_of(1), 60);
+        assert!(lines_of(40) <= 40 * 7, "{}", lines_of(40));
+    }
+
+    #[test]
+    fn rows_are_columns_and_show_the_end_of_long_paths() {
+        let mut meter = Meter::default();
+        let at = |s: i64| Timestamp::from_second(1_000_000 + s).unwrap();
+        meter.sample(at(0), 0, Some(450 << 20));
+        meter.sample(at(4), 120 << 20, Some(450 << 20));
+        let path = format!("data/{}/modules/jar.bin", "x".repeat(300));
+        let figures =
+            Progress { done_bytes: 120 << 20, total_bytes: Some(450 << 20), subject: path, ..Progress::default() };
+        let end = format!("…{}/modules/jar.bin", "x".repeat(19));
+        assert_eq!(row(&figures, &meter), format!(" 26 %   120 MiB    30 MiB/s        11 s left  {end}"));
+        assert!(describe(&figures, &meter).chars().count() < 130, "{}", describe(&figures, &meter));
+        let unknown = Progress { done_bytes: 5, subject: "a".into(), ..Progress::default() };
+        assert_eq!(row(&unknown, &Meter::default()).len(), row(&figures, &meter).chars().count() - 35);
     }
 }

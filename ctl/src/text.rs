@@ -1,11 +1,11 @@
 //! Numbers, times and words as people read them. Pure.
 
 use comfy_table::{Table, presets};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use prexor_format::artifact::ArtifactKind;
 use prexor_proto::convert;
 
-pub use prexor_format::text::{bytes, count};
+pub use prexor_format::text::{bytes, count, duration};
 
 /// A point in time as people read it: `2026-05-10T08:00:00Z`.
 pub fn time(t: Timestamp) -> String {
@@ -17,21 +17,6 @@ pub fn wire_time(t: Option<&prost_types::Timestamp>) -> String {
     t.and_then(|t| convert::time_from_wire(t).ok()).map_or_else(|| "-".to_owned(), time)
 }
 
-/// A span of time in its two largest units: `45 s`, `2 min 5 s`, `3 d 4 h`.
-pub fn duration(d: SignedDuration) -> String {
-    let s = d.as_secs().max(0);
-    let two = |a: i64, unit: &str, b: i64, lower: &str| match b {
-        0 => format!("{a} {unit}"),
-        b => format!("{a} {unit} {b} {lower}"),
-    };
-    match s {
-        0..60 => format!("{s} s"),
-        60..3600 => two(s / 60, "min", s % 60, "s"),
-        3600..86_400 => two(s / 3600, "h", s % 3600 / 60, "min"),
-        _ => two(s / 86_400, "d", s % 86_400 / 3600, "h"),
-    }
-}
-
 /// A scope on the wire as users type it: `mongo,valkey`.
 pub fn scope(kinds: &[i32], separator: &str) -> String {
     kinds.iter().map(|kind| kind_word(*kind)).collect::<Vec<_>>().join(separator)
@@ -40,6 +25,16 @@ pub fn scope(kinds: &[i32], separator: &str) -> String {
 /// A kind on the wire as users type it.
 pub fn kind_word(kind: i32) -> &'static str {
     convert::kind_from_wire(kind).map_or("unknown", ArtifactKind::as_str)
+}
+
+/// At most this many characters of a path or name, from its end, which tells more than its beginning.
+pub fn end_of(text: &str, most: usize) -> String {
+    let surplus = text.chars().count().saturating_sub(most);
+    if surplus == 0 {
+        text.to_owned()
+    } else {
+        text.chars().skip(surplus + 1).fold("…".to_owned(), |t, c| t + c.encode_utf8(&mut [0; 4]))
+    }
 }
 
 /// Text from elsewhere (descriptions, paths, messages) on one line: nothing in it moves the cursor or hides itself.
@@ -80,22 +75,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_spans() {
+    fn times() {
         let t: Timestamp = "2026-05-10T08:00:00.999Z".parse().unwrap();
         assert_eq!(time(t), "2026-05-10T08:00:00Z");
         assert_eq!(wire_time(None), "-");
         assert_eq!(wire_time(Some(&prost_types::Timestamp { seconds: i64::MAX, nanos: 0 })), "-");
-        let cases =
-            [(-5, "0 s"), (59, "59 s"), (60, "1 min"), (125, "2 min 5 s"), (7380, "2 h 3 min"), (100_000, "1 d 3 h")];
-        for (s, text) in cases {
-            assert_eq!(duration(SignedDuration::from_secs(s)), text);
-        }
     }
 
     #[test]
     fn what_others_wrote_cannot_drive_the_terminal() {
         assert_eq!(clean("a\u{1b}[2Jb\r\nc\td\u{202e}e"), "a\u{fffd}[2Jb\u{fffd} c d\u{fffd}e");
         assert_eq!(clean("größe 大"), "größe 大");
+    }
+
+    #[test]
+    fn long_names_keep_their_end() {
+        assert_eq!(end_of("größe", 5), "größe");
+        assert_eq!(end_of("a/größe", 5), "…röße");
+        assert_eq!(end_of("", 5), "");
     }
 
     #[test]

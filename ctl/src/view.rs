@@ -51,6 +51,10 @@ pub struct JobView {
     pub requested_by: String,
     /// When it was asked for.
     pub created_at: Option<Timestamp>,
+    /// When it began to run.
+    pub started_at: Option<Timestamp>,
+    /// Whom it waits for.
+    pub waits_for: Option<String>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
     /// Why it failed.
@@ -283,6 +287,8 @@ impl From<&wire::Job> for JobView {
             backup_id: some(&j.backup_id),
             requested_by: j.requested_by.clone(),
             created_at: at(j.created_at.as_ref()),
+            started_at: at(j.started_at.as_ref()),
+            waits_for: some(&j.waits_for),
             finished_at: at(j.finished_at.as_ref()),
             failure: j.failure.as_ref().map(FailureView::from),
             result: j.result.as_ref().and_then(|r| r.result.as_ref()).map(ResultView::from),

@@ -172,6 +172,15 @@ pub enum Consistency {
         /// The increment (second half of a BSON timestamp).
         increment: u32,
     },
+    /// All collections show one cluster time: most were read at it; capped collections, of which MongoDB keeps no
+    /// history, were brought to it with the oplog.
+    #[serde(rename = "snapshot+oplog")]
+    SnapshotOplog {
+        /// See [`Consistency::Snapshot`].
+        seconds: u32,
+        /// See [`Consistency::Snapshot`].
+        increment: u32,
+    },
 }
 
 /// What sort of namespace a [`Collection`] is. The words are those of mongodump's metadata.

@@ -6,9 +6,11 @@
 mod definition;
 mod extjson;
 mod foreign;
+mod ids;
 mod json;
 mod metadata;
 mod names;
+mod plausible;
 mod ttl;
 mod verify;
 

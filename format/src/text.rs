@@ -1,4 +1,6 @@
-//! Sizes and counts as people read them, the same in every message of the product.
+//! Sizes, counts and spans of time as people read them, the same in every message of the product.
+
+use jiff::SignedDuration;
 
 /// A size: `142 MiB`; whole numbers from 10 up, one decimal below.
 pub fn bytes(n: u64) -> String {
@@ -40,9 +42,33 @@ pub fn things(n: u64, thing: &str) -> String {
     format!("{} {thing}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
+/// A span of time in its two largest units: `45 s`, `2 min 5 s`, `3 d 4 h`.
+pub fn duration(d: SignedDuration) -> String {
+    let s = d.as_secs().max(0);
+    let two = |a: i64, unit: &str, b: i64, lower: &str| match b {
+        0 => format!("{a} {unit}"),
+        b => format!("{a} {unit} {b} {lower}"),
+    };
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => two(s / 60, "min", s % 60, "s"),
+        3600..86_400 => two(s / 3600, "h", s % 3600 / 60, "min"),
+        _ => two(s / 86_400, "d", s % 86_400 / 3600, "h"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans() {
+        let cases =
+            [(-5, "0 s"), (59, "59 s"), (60, "1 min"), (125, "2 min 5 s"), (7380, "2 h 3 min"), (100_000, "1 d 3 h")];
+        for (s, text) in cases {
+            assert_eq!(duration(SignedDuration::from_secs(s)), text);
+        }
+    }
 
     #[test]
     fn sizes() {

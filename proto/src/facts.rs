@@ -30,6 +30,8 @@ pub const APPEND_ONLY: &str = "appendonly";
 /// All kinds, where it was asked for: what the restore laws need to know of the live data, as JSON. Valkey: a
 /// `prexor_format::laws::valkey::State` without revocations.
 pub const LAWS: &str = "laws";
+/// Valkey: how a capture would obtain the bytes: `bgsave-file`, `replication` or `scan`.
+pub const CAPTURE: &str = "capture";
 /// Valkey: `files` when a whole restore exchanges the server's files, `live` when it replaces keys in a running server.
 pub const RESTORE_WAY: &str = "restore_way";
 /// Valkey: why it is not the files' way; empty where it is.
@@ -38,8 +40,6 @@ pub const RESTORE_WAY_BECAUSE: &str = "restore_way_because";
 pub const MAX_MEMORY: &str = "maxmemory";
 /// Valkey: how many replicas are connected; absent without any.
 pub const REPLICAS: &str = "replicas";
-/// Valkey: how a capture would obtain the bytes: `bgsave-file`, `replication` or `scan`.
-pub const CAPTURE: &str = "capture";
 /// Files: the root directory.
 pub const ROOT: &str = "root";
 /// Files: number of entries below the root.

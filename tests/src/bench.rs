@@ -93,8 +93,12 @@ impl Bench<'_> {
 
     /// Times `prexorctl backup create --scope SCOPE` and returns the backup's id.
     async fn capture(&mut self, scope: &'static str) -> Result<String> {
+        self.capture_as(scope, "capture").await
+    }
+
+    async fn capture_as(&mut self, scope: &'static str, name: &'static str) -> Result<String> {
         let command = self.cluster.ctl_command(&["backup", "create", "--scope", scope, "--json"]);
-        let said = self.timed(scope, "capture", floors::output(command)).await?;
+        let said = self.timed(scope, name, floors::output(command)).await?;
         let said: serde_json::Value = serde_json::from_slice(&said)?;
         Ok(said["id"].as_str().context("a backup has an id")?.to_owned())
     }

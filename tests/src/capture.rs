@@ -42,16 +42,24 @@ pub async fn drain(mut frames: Receiver<Frame>, dir: &Path) -> io::Result<Vec<St
             Frame::Begin { file, path } => {
                 let path = dir.join(path);
                 fs::create_dir_all(path.parent().unwrap_or(dir))?;
-                open.insert(file, File::create_new(path)?);
+                let created = File::create_new(&path);
+                let created = created.map_err(|e| io::Error::other(format!("{}: {e}", path.display())))?;
+                open.insert(file, (created, path));
             }
             Frame::Chunk { file, data } => {
-                let writer =
+                let (writer, _) =
                     open.get_mut(&file).ok_or_else(|| io::Error::other("a chunk of a file that is not open"))?;
                 writer.write_all(&data)?;
             }
             Frame::End { file, stored: done } => {
                 open.remove(&file);
                 stored.push(done);
+            }
+            Frame::Restart => {
+                let paths = stored.drain(..).map(|file: StoredFile| dir.join(file.path));
+                for path in paths.chain(open.drain().map(|(_, (_, path))| path)) {
+                    fs::remove_file(path)?;
+                }
             }
         }
     }

@@ -7,12 +7,14 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
     dataset::{self, DATABASE, Layout, Site, Size},
     equality::Snapshot,
+    proxy::Proxy,
     resp::Resp,
     servers::{self, Mongod, PATIENCE, Valkey, free_port, wait_until},
 };
@@ -30,6 +32,23 @@ pub struct Cluster {
     api_port: u16,
     enrolment_port: u16,
     agent_port: u16,
+    /// Between coordinator and agent, where the test asked for one.
+    proxy: Option<Proxy>,
+    /// Environment of the coordinator.
+    env: Vec<(String, String)>,
+}
+
+/// What differs from a plain cluster.
+#[derive(Debug, Default)]
+pub struct Setup {
+    /// Further lines of coordinator.yml.
+    pub coordinator: &'static str,
+    /// Variables of the coordinator's environment.
+    pub env: Vec<(String, String)>,
+    /// Further settings of Valkey.
+    pub valkey: Vec<String>,
+    /// The coordinator reaches the agent through a [`Proxy`].
+    pub proxied: bool,
 }
 
 /// What a finished `prexorctl` said.
@@ -100,21 +119,26 @@ pub fn program(name: &str) -> PathBuf {
 impl Cluster {
     /// Servers with PrexorCloud-like data, and everything enrolled.
     pub async fn start() -> Self {
-        let cluster = Self::enrolled(true).await;
+        Self::start_as(Setup::default()).await
+    }
+
+    /// As [`Cluster::start`], with these differences.
+    pub async fn start_as(setup: Setup) -> Self {
+        let cluster = Self::enrolled(true, setup).await;
         cluster.fill().await;
         cluster
     }
 
     /// As [`Cluster::start`], for an installation without Valkey.
     pub async fn start_without_valkey() -> Self {
-        let cluster = Self::enrolled(false).await;
+        let cluster = Self::enrolled(false, Setup::default()).await;
         cluster.fill().await;
         cluster
     }
 
     /// Everything enrolled, with a `controller.yml` and no data beside it.
     pub async fn empty() -> Self {
-        Self::enrolled(true).await
+        Self::enrolled(true, Setup::default()).await
     }
 
     async fn fill(&self) {
@@ -132,14 +156,16 @@ impl Cluster {
         }
     }
 
-    async fn enrolled(with_valkey: bool) -> Self {
+    async fn enrolled(with_valkey: bool, setup: Setup) -> Self {
         let mongod = Mongod::builder().auth().arg("--setParameter").arg("enableTestCommands=1").start().await;
         let valkey = if with_valkey {
-            Some(Valkey::builder().append_only().password("valkey-secret").start().await)
+            let valkey = Valkey::builder().append_only().password("valkey-secret");
+            Some(setup.valkey.iter().fold(valkey, |v, line| v.setting(line)).start().await)
         } else {
             None
         };
         let dir = tempfile::tempdir().expect("a scratch directory");
+        let agent_port = free_port();
         let mut cluster = Self {
             dir,
             mongod,
@@ -148,11 +174,13 @@ impl Cluster {
             agent: None,
             api_port: free_port(),
             enrolment_port: free_port(),
-            agent_port: free_port(),
+            agent_port,
+            proxy: setup.proxied.then(|| Proxy::start(agent_port)),
+            env: setup.env,
         };
         fs::create_dir_all(cluster.root().join("config")).expect("the controller's root");
         cluster.write_controller_yml();
-        cluster.write_coordinator_config();
+        cluster.write_coordinator_config(setup.coordinator);
         cluster.start_coordinator().await;
         cluster.enrol_agent();
         cluster.start_agent().await;
@@ -252,6 +280,64 @@ impl Cluster {
         self.agent.as_ref().expect("the agent runs").id()
     }
 
+    /// The network between coordinator and agent.
+    ///
+    /// # Panics
+    /// When the test did not ask for one.
+    pub fn network(&self) -> &Proxy {
+        self.proxy.as_ref().expect("the setup says `proxied`")
+    }
+
+    /// SIGSTOP for the agent: it hangs, its connections stay open.
+    pub fn pause_agent(&self) {
+        servers::send(self.agent_pid(), Signal::STOP);
+    }
+
+    /// SIGCONT for the agent.
+    pub fn resume_agent(&self) {
+        servers::send(self.agent_pid(), Signal::CONT);
+    }
+
+    /// The jobs, the last one first.
+    pub fn jobs(&self) -> Vec<Value> {
+        self.ctl(&["job", "list", "--json"]).ok().json().as_array().expect("an array").clone()
+    }
+
+    /// The backups, the newest first.
+    pub fn backups(&self) -> Vec<Value> {
+        self.ctl(&["backup", "list", "--json"]).ok().json().as_array().expect("an array").clone()
+    }
+
+    /// The directories of backups in the store, complete or not.
+    pub fn backup_dirs(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.store()).map(|d| d.map(|e| e.expect("an entry").path()).collect());
+        let dirs: Vec<PathBuf> = entries.unwrap_or_default();
+        dirs.into_iter().filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("bk-"))).collect()
+    }
+
+    /// `prexorctl` with these arguments, started, its output kept.
+    pub fn ctl_spawn(&self, args: &[&str]) -> Child {
+        let mut command = self.ctl_command(args);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("prexorctl can be started")
+    }
+
+    /// Starts a backup of this scope and waits until its files artifact is being stored. `ballast.bin` makes that last.
+    pub async fn capture_has_begun(&self, scope: &str) -> Child {
+        let child = self.ctl_spawn(&["backup", "create", "--json", "--scope", scope]);
+        wait_until("the capture to reach the store", PATIENCE, async || {
+            self.backup_dirs().iter().any(|d| fs::read_dir(d.join("filesystem")).is_ok())
+        })
+        .await;
+        child
+    }
+
+    /// A file below the root with bytes that do not compress, so that a capture takes its time.
+    pub fn ballast(&self, megabytes: u64) {
+        let mut file = fs::File::create(self.root().join("ballast.bin")).expect("a file");
+        let mut random = fs::File::open("/dev/urandom").expect("a source of randomness");
+        std::io::copy(&mut std::io::Read::take(&mut random, megabytes << 20), &mut file).expect("ballast");
+    }
+
     /// SIGKILL for the coordinator.
     pub fn kill_coordinator(&mut self) {
         servers::kill_now(self.coordinator.take().expect("the coordinator runs"));
@@ -278,11 +364,11 @@ impl Cluster {
         dataset::write_controller_yml(&self.root(), &self.site()).expect("controller.yml");
     }
 
-    fn write_coordinator_config(&self) {
+    fn write_coordinator_config(&self, more: &str) {
         let dir = self.dir().display();
         let text = format!(
             "cluster: test\nlisten:\n  api: 127.0.0.1:{}\n  enrolment: 127.0.0.1:{}\nstate_dir: {dir}/coordinator\n\
-             store:\n  path: {dir}/store\noperator_config: {dir}/prexorctl/config.yml\n",
+             store:\n  path: {dir}/store\noperator_config: {dir}/prexorctl/config.yml\n{more}\n",
             self.api_port, self.enrolment_port
         );
         fs::write(self.dir().join("coordinator.yml"), text).expect("coordinator.yml");
@@ -298,7 +384,8 @@ impl Cluster {
     pub fn setup(&self, node: &str, token: &str, dir: &Path) -> Said {
         let file = dir.join("token");
         fs::write(&file, token).expect("a file");
-        let (address, dir) = (format!("127.0.0.1:{}", self.agent_port), dir.display());
+        let (listen, dir) = (format!("127.0.0.1:{}", self.agent_port), dir.display());
+        let advertise = format!("127.0.0.1:{}", self.proxy.as_ref().map_or(self.agent_port, Proxy::port));
         let args = [
             "setup",
             "--coordinator",
@@ -308,9 +395,9 @@ impl Cluster {
             "--node",
             node,
             "--listen",
-            &address,
+            &listen,
             "--advertise",
-            &address,
+            &advertise,
             "--config",
             &format!("{dir}/agent.yml"),
             "--state-dir",
@@ -345,6 +432,9 @@ impl Cluster {
     fn spawn(&self, name: &str, config: &Path) -> Child {
         let mut command = Command::new(program(name));
         command.arg("--config").arg(config);
+        if name == "prexor-coordinator" {
+            command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        }
         servers::spawn(&mut command, &self.dir().join(format!("{name}.log"))).expect("the program can be started")
     }
 

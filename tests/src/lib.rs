@@ -8,5 +8,6 @@ pub mod cluster;
 pub mod dataset;
 pub mod equality;
 pub mod mongo;
+pub mod proxy;
 pub mod resp;
 pub mod servers;

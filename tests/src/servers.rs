@@ -20,7 +20,7 @@ use std::{
 pub use self::{
     disk::SmallDisk,
     mongod::{MONGO_PASSWORD, MONGO_USER, Mongod, MongodBuilder, create_root_user, initiate_replica_set, mongo_uri},
-    process::{free_port, kill_now, spawn},
+    process::{free_port, kill_now, send, spawn},
     replica_set::ReplicaSet,
     valkey::{Valkey, ValkeyBuilder},
 };

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Seek as _, SeekFrom, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Stdio},
 };
 
@@ -13,39 +13,12 @@ use prexor_tests::{
 };
 use serde_json::Value;
 
-/// Bytes that do not compress, so that a capture takes its time.
-fn ballast(cluster: &Cluster) {
-    let mut file = fs::File::create(cluster.root().join("ballast.bin")).expect("a file");
-    let mut random = fs::File::open("/dev/urandom").expect("a source of randomness");
-    std::io::copy(&mut (&mut random).take(512 << 20), &mut file).expect("ballast");
-}
-
-fn backup_dirs(store: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(store).map(|d| d.map(|e| e.expect("an entry").path()).collect());
-    let dirs: Vec<PathBuf> = entries.unwrap_or_default();
-    dirs.into_iter().filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("bk-"))).collect()
-}
-
-async fn capture_has_begun(cluster: &Cluster) -> Child {
-    let mut command = cluster.ctl_command(&["backup", "create", "--json"]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("prexorctl can be started");
-    wait_until("the capture to reach the store", PATIENCE, async || {
-        backup_dirs(&cluster.store()).iter().any(|d| fs::read_dir(d.join("filesystem")).is_ok())
-    })
-    .await;
-    child
-}
-
 fn said(child: Child) -> Said {
     child.wait_with_output().expect("prexorctl ends").into()
 }
 
-fn listed(cluster: &Cluster) -> Vec<Value> {
-    cluster.ctl(&["backup", "list", "--json"]).ok().json().as_array().expect("an array").clone()
-}
-
 fn last_job(cluster: &Cluster) -> Value {
-    cluster.ctl(&["job", "list", "--json"]).ok().json()[0].clone()
+    cluster.jobs()[0].clone()
 }
 
 #[tokio::test]
@@ -72,7 +45,7 @@ async fn a_damaged_manifest_hides_nothing_else() {
     let manifest = |id: &str| cluster.backup_dir(id).join("manifest.json");
     fs::write(manifest(&torn), "{\"format_version\": 1,").expect("a torn manifest");
     fs::remove_file(manifest(&gone)).expect("a missing manifest");
-    let all = listed(&cluster);
+    let all = cluster.backups();
     let state = |id: &str| all.iter().find(|b| b["id"] == id).map(|b| b["state"].clone());
     assert_eq!(state(&good).unwrap(), "complete");
     assert_eq!(state(&torn).unwrap(), "damaged");
@@ -124,14 +97,14 @@ async fn a_flipped_byte_in_any_artifact_is_named() {
 #[tokio::test]
 async fn an_agent_that_dies_in_a_capture_leaves_nothing() {
     let mut cluster = Cluster::start().await;
-    ballast(&cluster);
-    let create = capture_has_begun(&cluster).await;
+    cluster.ballast(512);
+    let create = cluster.capture_has_begun("mongo,valkey,filesystem").await;
     cluster.kill_agent();
     let said = said(create);
     assert_ne!(said.code, 0, "{said:?}");
     assert!(said.err.contains("h1"), "{}", said.err);
     assert_eq!(last_job(&cluster)["state"], "failed");
-    assert_eq!((listed(&cluster), backup_dirs(&cluster.store())), (vec![], vec![]));
+    assert_eq!((cluster.backups(), cluster.backup_dirs()), (vec![], vec![]));
     cluster.start_agent().await;
     fs::remove_file(cluster.root().join("ballast.bin")).expect("remove");
     let id = cluster.backup();
@@ -141,14 +114,14 @@ async fn an_agent_that_dies_in_a_capture_leaves_nothing() {
 #[tokio::test]
 async fn a_coordinator_that_dies_in_a_capture_cleans_up_when_it_is_back() {
     let mut cluster = Cluster::start().await;
-    ballast(&cluster);
-    let mut create = capture_has_begun(&cluster).await;
+    cluster.ballast(512);
+    let mut create = cluster.capture_has_begun("mongo,valkey,filesystem").await;
     cluster.kill_coordinator();
-    assert_eq!(backup_dirs(&cluster.store()).len(), 1, "the kill came in the middle");
+    assert_eq!(cluster.backup_dirs().len(), 1, "the kill came in the middle");
     cluster.start_coordinator().await;
     let job = last_job(&cluster);
     assert_eq!((&job["state"], &job["failure"]["reason"]), (&"failed".into(), &"INTERRUPTED".into()), "{job}");
-    assert_eq!((listed(&cluster), backup_dirs(&cluster.store())), (vec![], vec![]));
+    assert_eq!((cluster.backups(), cluster.backup_dirs()), (vec![], vec![]));
     // The prexorctl that watched comes to know it too; it must not hang.
     let waited = wait_until("prexorctl to end", PATIENCE, async || create.try_wait().expect("a child").is_some());
     waited.await;
@@ -158,15 +131,25 @@ async fn a_coordinator_that_dies_in_a_capture_cleans_up_when_it_is_back() {
 #[tokio::test]
 async fn a_cli_that_goes_away_cancels_nothing() {
     let cluster = Cluster::start().await;
-    ballast(&cluster);
-    let mut create = capture_has_begun(&cluster).await;
+    cluster.ballast(512);
+    let mut create = cluster.capture_has_begun("mongo,valkey,filesystem").await;
     create.kill().expect("kill");
     create.wait().expect("wait");
-    wait_until("the backup to complete", PATIENCE, async || listed(&cluster).len() == 1).await;
+    wait_until("the backup to complete", PATIENCE, async || cluster.backups().len() == 1).await;
     let job = last_job(&cluster);
     assert_eq!(job["state"], "succeeded");
+    // Whoever comes later sees everything that happened, from the first event to the last.
+    let events = cluster.ctl(&["job", "watch", job["id"].as_str().unwrap(), "--json"]).ok().out;
+    let events: Vec<Value> = events.lines().map(|l| serde_json::from_str(l).expect("an event")).collect();
+    assert!(events.windows(2).all(|pair| pair[0]["seq"].as_u64() < pair[1]["seq"].as_u64()), "{events:?}");
+    assert_eq!((&events[0]["seq"], &events[0]["state"]), (&1.into(), &"running".into()));
+    assert!(events[1]["message"]["text"].as_str().is_some_and(|t| t.contains("capturing mongo from h1")), "{events:?}");
+    assert_eq!(events.last().unwrap()["state"], "succeeded");
+    let figures: Vec<_> =
+        events.iter().filter(|e| e["progress"].is_object()).map(|e| &e["progress"]["artifact_id"]).collect();
+    assert_eq!(figures.len(), 3, "the newest figures of each artifact are kept, and no others: {figures:?}");
     let watched = cluster.ctl(&["job", "watch", job["id"].as_str().unwrap()]).ok();
-    assert!(watched.out.contains(listed(&cluster)[0]["id"].as_str().unwrap()), "{}", watched.out);
+    assert!(watched.out.contains(cluster.backups()[0]["id"].as_str().unwrap()), "{}", watched.out);
 }
 
 #[tokio::test]
@@ -182,7 +165,7 @@ async fn datastores_that_are_down_fail_the_backup_and_are_named() {
     assert_ne!(said.code, 0);
     assert!(said.err.contains("alkey") && said.err.contains("h1"), "{}", said.err);
     cluster.valkey.as_mut().unwrap().start().await;
-    assert_eq!((listed(&cluster), backup_dirs(&cluster.store())), (vec![], vec![]));
+    assert_eq!((cluster.backups(), cluster.backup_dirs()), (vec![], vec![]));
     cluster.backup();
 }
 
@@ -207,7 +190,7 @@ async fn wrong_credentials_are_told_without_showing_them() {
         }
     }
     fs::write(&yml, good).expect("controller.yml");
-    assert_eq!(backup_dirs(&cluster.store()), [] as [PathBuf; 0]);
+    assert_eq!(cluster.backup_dirs(), [] as [PathBuf; 0]);
     cluster.backup();
 }
 
@@ -225,7 +208,7 @@ async fn two_creates_at_once_do_not_disturb_each_other() {
     for refused in [&a, &b].into_iter().filter(|s| s.code != 0) {
         assert!(refused.err.contains("job-"), "it names the job in the way: {}", refused.err);
     }
-    let mut ids: Vec<_> = listed(&cluster).iter().map(|b| b["id"].clone()).collect();
+    let mut ids: Vec<_> = cluster.backups().iter().map(|b| b["id"].clone()).collect();
     ids.dedup();
     assert_eq!(ids.len(), done.len());
     for id in ids {

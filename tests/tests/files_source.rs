@@ -46,6 +46,8 @@ mod mounts;
 mod part;
 #[path = "files_source/trees.rs"]
 mod trees;
+#[path = "files_source/whole_loop.rs"]
+mod whole_loop;
 
 use trees::{Listing, differences, list};
 

@@ -92,5 +92,6 @@ fn frame_to_wire(frame: Frame) -> wire::capture_response::Frame {
         Frame::Begin { file, path } => Wire::FileBegin(wire::FileBegin { file, path }),
         Frame::Chunk { file, data } => Wire::Chunk(wire::Chunk { file, data }),
         Frame::End { file, stored } => Wire::FileEnd(convert::file_end_to_wire(file, &stored)),
+        Frame::Restart => Wire::Restart(wire::CaptureRestart {}),
     }
 }

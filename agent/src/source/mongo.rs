@@ -29,6 +29,7 @@ use prexor_format::artifact::ArtifactKind;
 use tokio_util::sync::CancellationToken;
 
 use self::server::Server;
+pub use self::{capture::CaptureOptions, server::ReadFrom};
 use super::{Captured, Inspection, Source, SourceError};
 use crate::{restore_unit::RestoreUnit, sink::ArtifactSink};
 
@@ -51,16 +52,18 @@ impl fmt::Debug for MongoConfig {
 #[derive(Debug)]
 pub struct MongoSource {
     config: MongoConfig,
+    options: CaptureOptions,
 }
 
 impl MongoSource {
     /// Connects to nothing yet: each verb has a connection of its own, with short timeouts.
     pub fn new(config: MongoConfig) -> Self {
-        Self { config }
+        Self { config, options: CaptureOptions::default() }
     }
 
-    async fn server(&self) -> Result<Server, SourceError> {
-        Server::open(&self.config).await
+    /// Captures as `options` say.
+    pub fn capturing(self, options: CaptureOptions) -> Self {
+        Self { options, ..self }
     }
 }
 
@@ -76,7 +79,7 @@ impl Source for MongoSource {
 
     async fn capture(&self, sink: ArtifactSink, cancel: CancellationToken) -> Result<Captured, SourceError> {
         tokio::select! {
-            done = async { capture::capture(&self.server().await?, sink, &cancel).await } => done,
+            done = capture::capture(&self.config, self.options, sink) => done,
             () = cancel.cancelled() => Err(SourceError::Cancelled),
         }
     }

@@ -1,8 +1,8 @@
 //! Valkey (or Redis) as a source: captured as an RDB file, that of a save made for it, or what a replica gets, or one put
 //! together key by key; restored by exchanging the files that the server loads when it starts, or key by key while it runs.
 //!
-//! Exchanging files needs the server's data directory. It changes no setting of the server, and knows nothing of RPCs, jobs
-//! or the coordinator.
+//! Exchanging files needs sight of the server's data directory; the other ways do not. It changes no setting of the
+//! server, and knows nothing of RPCs, jobs or the coordinator.
 
 use std::{
     collections::BTreeMap,

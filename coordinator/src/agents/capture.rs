@@ -24,6 +24,8 @@ pub enum CaptureFrame {
     Chunk { file: u32, data: Bytes },
     /// A file is complete; this is what the agent read.
     FileEnd { file: u32, size_bytes: u64, sha256: Sha256Digest },
+    /// Everything so far is void: the capture begins anew.
+    Restart,
     /// How far the capture has come.
     Progress(Progress),
     /// All files are complete: the capture has succeeded.
@@ -64,6 +66,7 @@ impl Capture {
                 let sha256 = digest_from_wire(&f.sha256)?;
                 CaptureFrame::FileEnd { file: f.file, size_bytes: f.size_bytes, sha256 }
             }
+            Frame::Restart(_) => CaptureFrame::Restart,
             Frame::Progress(p) => CaptureFrame::Progress(Progress { node: self.node.to_string(), ..p }),
             Frame::End(end) => CaptureFrame::End(end),
         })

@@ -3,16 +3,16 @@
 use prexor_format::id::NodeName;
 use prexor_proto::{
     agent::{
-        ApplyRequest, ApplyResponse, CaptureRequest, ControlServiceRequest, Fence, InspectRequest, ProbeRequest,
-        ProbeResponse, ServiceVerb, agent_service_client::AgentServiceClient, apply_response,
+        ApplyRequest, ApplyResponse, CaptureRequest, ControlServiceRequest, Fence, InspectRequest, PingRequest,
+        ProbeRequest, ProbeResponse, ServiceVerb, agent_service_client::AgentServiceClient, apply_response,
     },
     backup::{Node, Progress, ServiceRole, ServiceState},
     convert::{BadWire, kind_to_wire},
 };
 use tonic::{Response, Status, Streaming, transport::Channel};
 
-use super::{Timeouts, capture::Capture, failure};
-use crate::error::Error;
+use super::{capture::Capture, failure};
+use crate::{config::AgentLimits, error::Error};
 
 /// A verb of a restore that is told only the artifact. (`stage` brings the artifact itself.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,12 +66,12 @@ pub struct VerbEnd {
 pub struct AgentClient {
     pub(super) node: NodeName,
     pub(super) client: AgentServiceClient<Channel>,
-    pub(super) timeouts: Timeouts,
+    pub(super) limits: AgentLimits,
 }
 
 impl AgentClient {
-    pub(super) fn new(node: NodeName, client: AgentServiceClient<Channel>, timeouts: Timeouts) -> Self {
-        Self { node, client, timeouts }
+    pub(super) fn new(node: NodeName, client: AgentServiceClient<Channel>, limits: AgentLimits) -> Self {
+        Self { node, client, limits }
     }
 
     /// The node.
@@ -86,8 +86,17 @@ impl AgentClient {
     pub async fn inspect(&self, look: Look) -> Result<Node, Error> {
         let mut client = self.client.clone();
         let request = InspectRequest { laws: look == Look::ForRestore };
-        let answer = self.within(self.timeouts.look, "inspecting", client.inspect(request)).await?;
+        let answer = self.within(self.limits.answer, "inspecting", client.inspect(request)).await?;
         answer.node.ok_or_else(|| failure::of_wire(&self.node, &BadWire("an inspection without a node".into())))
+    }
+
+    /// Whether the agent is there and works.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn ping(&self) -> Result<(), Error> {
+        let mut client = self.client.clone();
+        self.within(self.limits.answer, "being asked whether it is there", client.ping(PingRequest {})).await.map(drop)
     }
 
     /// Begins to stream an artifact. Dropping the capture stops it.
@@ -97,8 +106,8 @@ impl AgentClient {
     pub async fn capture(&self, fence: Fence, kind: prexor_format::artifact::ArtifactKind) -> Result<Capture, Error> {
         let mut client = self.client.clone();
         let request = CaptureRequest { fence: Some(fence), kind: kind_to_wire(kind) as i32 };
-        let stream = self.within(self.timeouts.stall, "beginning a capture", client.capture(request)).await?;
-        Ok(Capture::new(self.node.clone(), stream, self.timeouts.stall))
+        let stream = self.within(self.limits.stall, "beginning to capture", client.capture(request)).await?;
+        Ok(Capture::new(self.node.clone(), stream, self.limits.stall))
     }
 
     /// Performs a verb and waits for its end, however long that takes, as long as the agent shows signs of life.
@@ -117,8 +126,8 @@ impl AgentClient {
     ) -> Result<VerbEnd, Error> {
         let mut stream = self.begin(verb, ApplyRequest { fence: Some(fence), artifact_id: artifact_id.into() }).await?;
         loop {
-            let next = tokio::time::timeout(self.timeouts.stall, stream.message()).await;
-            let next = next.map_err(|_| failure::stalled(&self.node, verb.doing(), self.timeouts.stall))?;
+            let next = tokio::time::timeout(self.limits.stall, stream.message()).await;
+            let next = next.map_err(|_| failure::stalled(&self.node, verb.doing(), self.limits.stall))?;
             match next.map_err(|s| failure::of_status(&self.node, &s))?.and_then(|r| r.frame) {
                 Some(apply_response::Frame::Progress(p)) => {
                     on_progress(Progress { node: self.node.to_string(), artifact_id: artifact_id.to_owned(), ..p });
@@ -146,7 +155,7 @@ impl AgentClient {
                 Verb::Commit => client.commit(request).await,
             }
         };
-        self.within(self.timeouts.stall, verb.doing(), call).await
+        self.within(self.limits.stall, verb.doing(), call).await
     }
 
     /// How far a unit of this job has come on the host, and which of its files are staged.
@@ -156,7 +165,7 @@ impl AgentClient {
     pub async fn probe(&self, fence: Fence, artifact_id: &str) -> Result<ProbeResponse, Error> {
         let mut client = self.client.clone();
         let request = ProbeRequest { fence: Some(fence), artifact_id: artifact_id.to_owned() };
-        self.within(self.timeouts.look, "probing", client.probe(request)).await
+        self.within(self.limits.answer, "probing", client.probe(request)).await
     }
 
     /// Stops or starts a service and waits until it has; returns the state that it then is in.
@@ -172,7 +181,7 @@ impl AgentClient {
         let mut client = self.client.clone();
         let request = ControlServiceRequest { fence: Some(fence), verb: verb as i32, role: role as i32 };
         let call = client.control_service(request);
-        Ok(self.within(self.timeouts.service, "moving a service", call).await?.state())
+        Ok(self.within(self.limits.service, "moving a service", call).await?.state())
     }
 
     /// Waits for an answer, but not for ever.

@@ -60,7 +60,7 @@ impl AgentClient {
         let selected = (*selection != Selection::default()).then(|| selection_to_wire(selection));
         let begin = StageBegin { fence: Some(fence), artifact_json, selection: selected };
         let (tx, rx) = mpsc::channel(FRAMES_IN_FLIGHT);
-        let feeder = Feeder { tx, stall: self.timeouts.stall };
+        let feeder = Feeder { tx, stall: self.limits.stall };
         let feed = async {
             feeder.send(Frame::Begin(begin)).await?;
             feeder.files(artifact, &selection.files(artifact), &staged, &open, self.node.as_str(), on_progress).await?;
@@ -76,12 +76,12 @@ impl AgentClient {
                 Ok(()) | Err(Stop::Refused) => {}
                 Err(Stop::Source(e)) => return Err(e),
                 Err(Stop::Stalled) => {
-                    return Err(failure::stalled(&self.node, "receiving an artifact", self.timeouts.stall));
+                    return Err(failure::stalled(&self.node, "receiving an artifact", self.limits.stall));
                 }
             },
         }
-        let ended = tokio::time::timeout(self.timeouts.staged, call).await;
-        self.answered(ended.map_err(|_| failure::stalled(&self.node, "checking an artifact", self.timeouts.staged))?)
+        let ended = tokio::time::timeout(self.limits.sync, call).await;
+        self.answered(ended.map_err(|_| failure::stalled(&self.node, "checking an artifact", self.limits.sync))?)
     }
 
     fn answered(

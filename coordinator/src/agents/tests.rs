@@ -1,6 +1,6 @@
 //! The client against a scripted agent over real TLS: for what a real agent cannot be made to do at will.
 
-use std::{pin::Pin, sync::Mutex};
+use std::{pin::Pin, sync::Mutex, time::Duration};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -15,8 +15,8 @@ use prexor_format::{
 use prexor_proto::{
     agent::{
         ApplyEnd, ApplyRequest, ApplyResponse, CaptureRequest, CaptureResponse, Chunk, ControlServiceRequest,
-        ControlServiceResponse, Fence, FileBegin, InspectRequest, InspectResponse, ProbeRequest, ProbeResponse,
-        StageRequest, StageResponse,
+        ControlServiceResponse, Fence, FileBegin, InspectRequest, InspectResponse, PingRequest, PingResponse,
+        ProbeRequest, ProbeResponse, StageRequest, StageResponse,
         agent_service_server::{AgentService, AgentServiceServer},
         apply_response, capture_response, stage_request,
     },
@@ -82,6 +82,10 @@ impl AgentService for Scripted {
         }
         let node = backup::Node { hostname: "controller-1".to_owned(), ..backup::Node::default() };
         Ok(Response::new(InspectResponse { node: Some(node) }))
+    }
+
+    async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
+        Ok(Response::new(PingResponse {}))
     }
 
     async fn capture(&self, _: Request<CaptureRequest>) -> Result<Response<Self::CaptureStream>, Status> {
@@ -166,7 +170,7 @@ async fn site(script: Script, name: &str) -> Site {
     });
     let credential = tokio::sync::watch::Sender::new(Arc::new(issue(Role::Coordinator, "c1")));
     let short = Duration::from_millis(300);
-    let timeouts = Timeouts { stall: short, look: short, staged: short, service: short };
+    let timeouts = AgentLimits { heartbeat: short, answer: short, stall: short, sync: short, service: short };
     let record = NodeRecord {
         name: "h1".parse().unwrap(),
         hostname: "at enrolment".to_owned(),

@@ -16,8 +16,9 @@ pub struct IndexedBackup {
     pub id: BackupId,
     /// Which bytes of its manifest the rest was taken from; see `Store::survey`.
     pub stamp: String,
-    /// When it was created: what lists are sorted by.
-    pub created_at: Timestamp,
+    /// What lists are sorted by: when it was created, or later for one that was made here while the clock stood before
+    /// that of an earlier one. What is put into the index is only asked for its time of creation.
+    pub order: Timestamp,
     /// As clients see it.
     pub backup: Backup,
 }
@@ -43,13 +44,13 @@ impl Catalog {
         let mut tx = self.pool.begin_with(BEGIN).await?;
         for b in put {
             sqlx::query(
-                "INSERT INTO backups (id, stamp, created_ms, backup) VALUES ($1, $2, $3, $4)
+                "INSERT INTO backups (id, stamp, created_ms, backup) VALUES ($1, $2, COALESCE((SELECT order_ms FROM backup_orders WHERE id = $1), $3), $4)
                  ON CONFLICT (id) DO UPDATE SET
                      stamp = excluded.stamp, created_ms = excluded.created_ms, backup = excluded.backup",
             )
             .bind(b.id.to_string())
             .bind(&b.stamp)
-            .bind(b.created_at.as_millisecond())
+            .bind(b.order.as_millisecond())
             .bind(b.backup.encode_to_vec())
             .execute(&mut *tx)
             .await?;
@@ -61,7 +62,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// Up to `limit` backups, newest first, beginning after this one (its creation time and id).
+    /// Up to `limit` backups, newest first, beginning after this one (its order and id).
     ///
     /// # Errors
     /// When the catalog cannot be read.
@@ -114,7 +115,7 @@ fn indexed(row: &SqliteRow) -> Result<IndexedBackup, Error> {
     Ok(IndexedBackup {
         id: backup_id(row)?,
         stamp: row.try_get("stamp")?,
-        created_at: time(row.try_get("created_ms")?)?,
+        order: time(row.try_get("created_ms")?)?,
         backup: Backup { verified_at: verified.map(time_to_wire), ..backup },
     })
 }
@@ -126,8 +127,8 @@ mod tests {
 
     fn entry(id: &str, second: i64, stamp: &str) -> IndexedBackup {
         let backup = Backup { id: id.to_owned(), size_bytes: 7, ..Backup::default() };
-        let created_at = Timestamp::from_second(second).unwrap();
-        IndexedBackup { id: id.parse().unwrap(), stamp: stamp.to_owned(), created_at, backup }
+        let order = Timestamp::from_second(second).unwrap();
+        IndexedBackup { id: id.parse().unwrap(), stamp: stamp.to_owned(), order, backup }
     }
 
     #[tokio::test]
@@ -144,5 +145,20 @@ mod tests {
         let again = catalog.backup(&a.id).await.unwrap().unwrap();
         assert_eq!((again.stamp.as_str(), again.backup.verified_at.map(|t| t.seconds)), ("t", Some(99)));
         assert_eq!(catalog.indexed_stamps().await.unwrap().len(), 2);
+    }
+    #[tokio::test]
+    async fn a_clock_that_goes_back_does_not_change_the_order() {
+        let (catalog, _dir) = scratch().await;
+        let mut made = Vec::new();
+        for second in [50_000, 49_000, 49_000, 50_000, 50_001] {
+            let id = catalog.next_backup_id(Timestamp::from_second(second).unwrap(), 0).await.unwrap();
+            catalog.update_index(&[entry(&id.to_string(), second, "s")], &[]).await.unwrap();
+            made.push(id);
+        }
+        // Brought in from elsewhere: it stands where its own time says.
+        let foreign = entry("bk-1970-01-01-100", 49_500, "s");
+        catalog.update_index(std::slice::from_ref(&foreign), &[]).await.unwrap();
+        let listed: Vec<_> = catalog.backups(None, 10).await.unwrap().into_iter().rev().map(|b| b.id).collect();
+        assert_eq!(listed, [&[foreign.id], &made[..]].concat());
     }
 }

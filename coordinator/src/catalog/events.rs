@@ -1,8 +1,11 @@
-//! The events of jobs: numbered from 1 without gaps, kept for ever, readable from any number on.
+//! The events of jobs: numbered from 1 on, readable from any number on.
+//!
+//! All are kept, but of progress only the newest of each artifact: jobs that run for hours do not fill the catalog.
+//! Numbers are never given out twice, so whoever reads on after a number misses nothing but outdated figures.
 
 use jiff::Timestamp;
 use prexor_proto::{
-    backup::{JobEvent, job_event::Event},
+    backup::{JobEvent, Progress, job_event::Event},
     convert::time_to_wire,
 };
 use prost::Message as _;
@@ -19,6 +22,29 @@ impl Catalog {
     pub async fn append_event(&self, job: &str, at: Timestamp, event: Event) -> Result<(), Error> {
         let mut tx = self.pool.begin_with(BEGIN).await?;
         append(&mut tx, job, at, event).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Adds figures to a job's events, each in place of the former ones of the same artifact.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub async fn append_progress(&self, job: &str, at: Timestamp, figures: Vec<Progress>) -> Result<(), Error> {
+        let mut tx = self.pool.begin_with(BEGIN).await?;
+        for progress in figures {
+            let of = format!("{}/{}", progress.node, progress.artifact_id);
+            insert(&mut tx, job, at, Event::Progress(progress), Some(&of)).await?;
+            // The highest number of a job is never deleted: that is how the next one is found.
+            sqlx::query(
+                "DELETE FROM job_events WHERE job_id = $1 AND progress_of = $2 AND seq <
+                 (SELECT MAX(seq) FROM job_events WHERE job_id = $1 AND progress_of = $2)",
+            )
+            .bind(job)
+            .bind(&of)
+            .execute(&mut *tx)
+            .await?;
+        }
         tx.commit().await?;
         Ok(())
     }
@@ -46,13 +72,24 @@ impl Catalog {
 
 /// Adds an event within a transaction that holds the write lock, so that its number is the next one.
 pub(super) async fn append(tx: &mut SqliteConnection, job: &str, at: Timestamp, event: Event) -> Result<(), Error> {
+    insert(tx, job, at, event, None).await
+}
+
+async fn insert(
+    tx: &mut SqliteConnection,
+    job: &str,
+    at: Timestamp,
+    event: Event,
+    progress_of: Option<&str>,
+) -> Result<(), Error> {
     let event = JobEvent { seq: 0, at: Some(time_to_wire(at)), event: Some(event) };
     sqlx::query(
-        "INSERT INTO job_events (job_id, seq, event)
-         SELECT $1, COALESCE(MAX(seq), 0) + 1, $2 FROM job_events WHERE job_id = $1",
+        "INSERT INTO job_events (job_id, seq, event, progress_of)
+         SELECT $1, COALESCE(MAX(seq), 0) + 1, $2, $3 FROM job_events WHERE job_id = $1",
     )
     .bind(job)
     .bind(event.encode_to_vec())
+    .bind(progress_of)
     .execute(tx)
     .await?;
     Ok(())
@@ -69,7 +106,7 @@ mod tests {
     async fn events_have_no_gaps_whoever_writes() {
         let (catalog, _dir) = scratch().await;
         let now = Timestamp::from_second(1_000).unwrap();
-        catalog.submit_job(&new_job("job-1", "1", &[])).await.unwrap();
+        catalog.submit_job(&new_job("job-1", "1", &[]), 0).await.unwrap();
         let tasks: Vec<_> = (0..20)
             .map(|i| {
                 let (catalog, text) = (catalog.clone(), format!("m{i}"));
@@ -83,5 +120,32 @@ mod tests {
         let later = catalog.events("job-1", 19, 100).await.unwrap();
         assert_eq!(later, events[19..]);
         assert!(catalog.append_event("job-9", now, Event::State(1)).await.is_err(), "events belong to a job");
+    }
+    #[tokio::test]
+    async fn of_progress_the_newest_is_kept_and_numbers_rise() {
+        let (catalog, _dir) = scratch().await;
+        let now = Timestamp::from_second(1_000).unwrap();
+        catalog.submit_job(&new_job("job-1", "1", &[]), 0).await.unwrap();
+        let figure = |artifact: &str, done_bytes| Progress {
+            node: "h1".to_owned(),
+            artifact_id: artifact.to_owned(),
+            done_bytes,
+            ..Progress::default()
+        };
+        for n in 0..100 {
+            catalog.append_progress("job-1", now, vec![figure("mongo", n), figure("valkey", n)]).await.unwrap();
+        }
+        let said = Event::Message(Message { warning: false, text: "said".to_owned() });
+        catalog.append_event("job-1", now, said.clone()).await.unwrap();
+        catalog.append_progress("job-1", now, vec![figure("mongo", 100)]).await.unwrap();
+        let events = catalog.events("job-1", 0, 1000).await.unwrap();
+        let kept: Vec<_> = events.into_iter().map(|e| (e.seq, e.event.unwrap())).collect();
+        let expected = [
+            (1, Event::State(prexor_proto::backup::JobState::Running as i32)),
+            (201, Event::Progress(figure("valkey", 99))),
+            (202, said),
+            (203, Event::Progress(figure("mongo", 100))),
+        ];
+        assert_eq!(kept, expected);
     }
 }

@@ -1,19 +1,23 @@
 //! Giving out backup ids, and remembering which directories of the store must go.
 
-use jiff::civil::Date;
+use jiff::{Timestamp, tz::TimeZone};
 use prexor_format::id::BackupId;
 use sqlx::Row as _;
 
-use super::Catalog;
+use super::{BEGIN, Catalog};
 use crate::error::Error;
 
 impl Catalog {
-    /// The next id of this UTC day: above every id given out before, and above `highest_in_store`, which matters when
-    /// the catalog is younger than the store.
+    /// The next id of the UTC day that is `now`: above every id of that day given out before, and above
+    /// `highest_in_store`, which matters when the catalog is younger than the store.
+    ///
+    /// In lists the backup will stand after all that were made before, whatever the clock said then.
     ///
     /// # Errors
     /// When the catalog cannot be written.
-    pub async fn next_backup_id(&self, day: Date, highest_in_store: u32) -> Result<BackupId, Error> {
+    pub async fn next_backup_id(&self, now: Timestamp, highest_in_store: u32) -> Result<BackupId, Error> {
+        let day = now.to_zoned(TimeZone::UTC).date();
+        let mut tx = self.pool.begin_with(BEGIN).await?;
         let row = sqlx::query(
             "INSERT INTO backup_days (day, last_number) VALUES ($1, $2 + 1)
              ON CONFLICT (day) DO UPDATE SET last_number =
@@ -22,11 +26,21 @@ impl Catalog {
         )
         .bind(day.to_string())
         .bind(i64::from(highest_in_store))
-        .fetch_one(&self.pool)
+        .fetch_one(&mut *tx)
         .await?;
         let number: i64 = row.try_get("last_number")?;
         let number = u32::try_from(number).map_err(|_| Error::internal(format!("no backup ids are left for {day}")))?;
-        Ok(BackupId::new(day, number))
+        let id = BackupId::new(day, number);
+        sqlx::query(
+            "INSERT INTO backup_orders (id, order_ms)
+             SELECT $1, CASE WHEN MAX(order_ms) >= $2 THEN MAX(order_ms) + 1 ELSE $2 END FROM backup_orders",
+        )
+        .bind(id.to_string())
+        .bind(now.as_millisecond())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(id)
     }
 
     /// Remembers that a directory must be removed unless [`Catalog::spare_backup`] is called: before a capture writes
@@ -43,7 +57,20 @@ impl Catalog {
         Ok(())
     }
 
-    /// Takes back [`Catalog::doom_backup`]: the backup is complete, or its directory is gone.
+    /// Forgets a backup that was removed, or that never came to be: the directory is gone.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub async fn forget_backup(&self, id: &BackupId) -> Result<(), Error> {
+        let mut tx = self.pool.begin_with(BEGIN).await?;
+        for gone in ["DELETE FROM backup_orders WHERE id = $1", "DELETE FROM doomed_backups WHERE id = $1"] {
+            sqlx::query(gone).bind(id.to_string()).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Takes back [`Catalog::doom_backup`]: the backup is complete.
     ///
     /// # Errors
     /// When the catalog cannot be written.
@@ -87,7 +114,7 @@ mod tests {
     #[tokio::test]
     async fn ids_are_unique_at_once_and_never_come_back() {
         let (catalog, _dir) = scratch().await;
-        let day: Date = "2026-05-10".parse().unwrap();
+        let day: Timestamp = "2026-05-10T12:00:00Z".parse().unwrap();
         let tasks: Vec<_> = (0..20)
             .map(|_| {
                 let catalog = catalog.clone();
@@ -103,10 +130,10 @@ mod tests {
     #[tokio::test]
     async fn a_catalog_that_was_lost_does_not_reuse_what_is_in_the_store() {
         let (catalog, _dir) = scratch().await;
-        let day: Date = "2026-05-10".parse().unwrap();
+        let day: Timestamp = "2026-05-10T23:59:59Z".parse().unwrap();
         assert_eq!(catalog.next_backup_id(day, 7).await.unwrap().to_string(), "bk-2026-05-10-008");
         assert_eq!(catalog.next_backup_id(day, 7).await.unwrap().number(), 9);
         assert_eq!(catalog.next_backup_id(day, 40).await.unwrap().number(), 41);
-        assert_eq!(catalog.next_backup_id("2026-05-11".parse().unwrap(), 0).await.unwrap().number(), 1);
+        assert_eq!(catalog.next_backup_id("2026-05-11T00:00:00Z".parse().unwrap(), 0).await.unwrap().number(), 1);
     }
 }

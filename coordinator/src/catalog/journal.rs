@@ -98,7 +98,7 @@ mod tests {
     #[tokio::test]
     async fn the_journal_keeps_the_last_word_on_each_step() {
         let (catalog, _dir) = scratch().await;
-        catalog.submit_job(&new_job("job-1", "1", &[])).await.unwrap();
+        catalog.submit_job(&new_job("job-1", "1", &[]), 0).await.unwrap();
         let record = async |number, state, second, detail| {
             let at = Timestamp::from_second(second).unwrap();
             catalog.record_step(&StepRecord { job_id: "job-1", number, state, detail, at }).await.unwrap();

@@ -3,14 +3,18 @@
 use prexor_proto::{
     backup::{
         CreateBackupRequest, DeleteBackupRequest, DeleteBackupResponse, GetBackupRequest, GetBackupResponse, Job,
-        ListBackupsRequest, ListBackupsResponse, VerifyBackupRequest, backup_service_server::BackupService,
+        JobKind, ListBackupsRequest, ListBackupsResponse, VerifyBackupRequest, backup_service_server::BackupService,
     },
     convert::scope_from_wire,
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Api, backup_id, bad_wire, caller, page};
-use crate::{backups, error::Error, jobs::Task};
+use super::{Api, LATEST, backup_id, backup_or_latest, bad_wire, caller, page};
+use crate::{
+    backups,
+    error::Error,
+    jobs::{Task, Wait},
+};
 
 /// The longest description, in bytes: it is shown in lists.
 const MAX_DESCRIPTION: usize = 1000;
@@ -27,11 +31,12 @@ impl BackupService for Api {
             scope: scope_from_wire(&request.scope).map_err(bad_wire)?,
             description: Some(request.description).filter(|d| !d.is_empty()),
         };
-        Ok(Response::new(self.ctx.jobs.submit(&self.ctx, task, &request.request_id, &who).await?))
+        let wait = if request.no_queue { Wait::No } else { Wait::InQueue };
+        Ok(Response::new(self.ctx.jobs.submit(&self.ctx, task, wait, &request.request_id, &who).await?))
     }
 
     async fn get_backup(&self, request: Request<GetBackupRequest>) -> Result<Response<GetBackupResponse>, Status> {
-        let id = backup_id(&request.into_inner().backup_id)?;
+        let id = backup_or_latest(&self.ctx, &request.into_inner().backup_id).await?;
         let (backup, manifest) = backups::show(&self.ctx, &id).await?;
         let manifest_json = String::from_utf8_lossy(&manifest).into_owned();
         Ok(Response::new(GetBackupResponse { backup: Some(backup), manifest_json }))
@@ -46,7 +51,8 @@ impl BackupService for Api {
         let found = backups::list(&self.ctx, page::parse(&request.page_token)?, size).await?;
         let more = found.len() == size as usize;
         let last = found.last().filter(|_| more);
-        let next_page_token = last.map(|b| page::after(b.created_at, &b.id.to_string())).unwrap_or_default();
+        let next_page_token =
+            last.map(|b| page::after(b.order.as_millisecond(), &b.id.to_string())).unwrap_or_default();
         let backups = found.into_iter().map(|b| b.backup).collect();
         Ok(Response::new(ListBackupsResponse { backups, next_page_token }))
     }
@@ -54,9 +60,17 @@ impl BackupService for Api {
     async fn verify_backup(&self, request: Request<VerifyBackupRequest>) -> Result<Response<Job>, Status> {
         let who = caller(&request)?.to_string();
         let request = request.into_inner();
-        let id = backup_id(&request.backup_id)?;
+        let id = backup_or_latest(&self.ctx, &request.backup_id).await?;
+        // A repeated call must not become another one because there is a newer backup by now.
+        if request.backup_id == LATEST
+            && let Some(known) = self.ctx.catalog.job_of_request(&request.request_id).await?
+            && known.job.kind() == JobKind::Verify
+        {
+            return Ok(Response::new(known.job));
+        }
         backups::exists(&self.ctx, &id).await?;
-        Ok(Response::new(self.ctx.jobs.submit(&self.ctx, Task::Verify(id), &request.request_id, &who).await?))
+        let submitted = self.ctx.jobs.submit(&self.ctx, Task::Verify(id), Wait::InQueue, &request.request_id, &who);
+        Ok(Response::new(submitted.await?))
     }
 
     async fn delete_backup(

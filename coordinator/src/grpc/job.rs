@@ -3,32 +3,36 @@
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt as _};
-use prexor_proto::{
-    backup::{
-        CancelJobRequest, GetJobRequest, Job, JobEvent, ListJobsRequest, ListJobsResponse, WatchJobRequest,
-        job_service_server::JobService,
-    },
-    convert::time_from_wire,
+use jiff::Timestamp;
+use prexor_proto::backup::{
+    CancelJobRequest, GetJobRequest, Job, JobEvent, ListJobsRequest, ListJobsResponse, WatchJobRequest,
+    job_service_server::JobService,
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Api, bad_wire, caller, page};
-use crate::error::Error;
+use super::{Api, caller, page};
+use crate::jobs::say_what_they_wait_for;
 
 #[async_trait]
 impl JobService for Api {
     type WatchJobStream = Pin<Box<dyn Stream<Item = Result<JobEvent, Status>> + Send>>;
 
     async fn get_job(&self, request: Request<GetJobRequest>) -> Result<Response<Job>, Status> {
-        Ok(Response::new(self.ctx.catalog.job(&request.into_inner().job_id).await?.job))
+        let mut job = [self.ctx.catalog.job(&request.into_inner().job_id).await?.job];
+        say_what_they_wait_for(&self.ctx.catalog, &mut job, Timestamp::now()).await?;
+        let [job] = job;
+        Ok(Response::new(job))
     }
 
     async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Result<Response<ListJobsResponse>, Status> {
         let request = request.into_inner();
         let size = page::size(request.page_size);
-        let jobs = self.ctx.catalog.jobs(page::parse(&request.page_token)?, size).await?;
-        let more = jobs.len() == size as usize;
-        let next_page_token = jobs.last().filter(|_| more).map(token_after).transpose()?.unwrap_or_default();
+        let after = page::parse(&request.page_token)?.map(|(number, _)| number);
+        let rows = self.ctx.catalog.jobs(after, size).await?;
+        let last = rows.last().filter(|_| rows.len() == size as usize);
+        let next_page_token = last.map(|row| page::after(row.number, &row.job.id)).unwrap_or_default();
+        let mut jobs: Vec<Job> = rows.into_iter().map(|row| row.job).collect();
+        say_what_they_wait_for(&self.ctx.catalog, &mut jobs, Timestamp::now()).await?;
         Ok(Response::new(ListJobsResponse { jobs, next_page_token }))
     }
 
@@ -40,11 +44,6 @@ impl JobService for Api {
 
     async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<Job>, Status> {
         let who = caller(&request)?.to_string();
-        Ok(Response::new(self.ctx.jobs.cancel(&request.into_inner().job_id, &who).await?))
+        Ok(Response::new(self.ctx.jobs.cancel(&self.ctx, &request.into_inner().job_id, &who).await?))
     }
-}
-
-fn token_after(job: &Job) -> Result<String, Error> {
-    let created_at = time_from_wire(&job.created_at.unwrap_or_default()).map_err(bad_wire)?;
-    Ok(page::after(created_at, &job.id))
 }

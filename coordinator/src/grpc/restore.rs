@@ -8,17 +8,13 @@ use prexor_proto::{
 };
 use tonic::{Request, Response, Status, async_trait};
 
-use super::{Api, backup_id, bad_wire, caller};
+use super::{Api, LATEST, backup_id, bad_wire, caller, latest};
 use crate::{
-    backups,
     context::Context,
     error::Error,
-    jobs::Task,
+    jobs::{Task, Wait},
     restore::{self, plan::Options, plan_to_wire},
 };
-
-/// The word for the newest backup.
-const LATEST: &str = "latest";
 
 #[async_trait]
 impl RestoreService for Api {
@@ -44,7 +40,7 @@ impl RestoreService for Api {
             return Err(Error::new(Reason::PlanChanged, message).into());
         }
         let task = Task::Restore(Box::new(plan));
-        Ok(Response::new(self.ctx.jobs.submit(&self.ctx, task, &request.request_id, &who).await?))
+        Ok(Response::new(self.ctx.jobs.submit(&self.ctx, task, Wait::InQueue, &request.request_id, &who).await?))
     }
 }
 
@@ -64,11 +60,7 @@ async fn resolve(ctx: &Context, request: &PlanRestoreRequest) -> Result<BackupId
         }
         return backup_id(&request.backup_id);
     }
-    let found = backups::latest(ctx, before).await?.ok_or_else(|| match before {
-        Some(before) => Error::not_found(format!("no backup was completed before {before}")),
-        None => Error::not_found("there is no complete backup: `prexorctl backup create` makes one"),
-    })?;
-    backup_id(&found.id)
+    latest(ctx, before).await
 }
 
 /// The job that the same request has begun before, if any.

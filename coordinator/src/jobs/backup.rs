@@ -98,7 +98,7 @@ async fn reserve(ctx: &Context, job: &JobHandle, at: Timestamp) -> Result<Backup
     let day = at.to_zoned(TimeZone::UTC).date();
     loop {
         let highest = ctx.store.highest_number(day).await?;
-        let id = ctx.catalog.next_backup_id(day, highest).await?;
+        let id = ctx.catalog.next_backup_id(at, highest).await?;
         if ctx.store.reserve(&id).await? {
             ctx.catalog.doom_backup(&id, Some(job.id())).await?;
             job.set_backup(&id).await?;
@@ -183,7 +183,7 @@ fn manifest(
 async fn discard(ctx: &Context, id: &BackupId) {
     let removed = async {
         ctx.store.remove(id).await?;
-        ctx.catalog.spare_backup(id).await
+        ctx.catalog.forget_backup(id).await
     };
     if let Err(e) = removed.await {
         tracing::error!(backup = %id, "what a failed backup has left is removed at the next start: {e}");

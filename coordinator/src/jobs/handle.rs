@@ -1,15 +1,16 @@
 //! What a running job holds in its hands: its name, its cancellation, and the ways to say what it does.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use jiff::Timestamp;
-use prexor_format::id::BackupId;
+use prexor_format::{id::BackupId, text};
 use prexor_proto::{
     agent::Fence,
     backup::{Message, Progress, Step, StepEvent, StepState, job_event::Event},
@@ -31,10 +32,23 @@ struct Inner {
     cancel: CancellationToken,
     give_up: CancellationToken,
     by_somebody: AtomicBool,
+    begun: AtomicBool,
+    /// Whom it was last said to wait for.
+    behind: Mutex<String>,
     catalog: Catalog,
     fence: Fence,
-    progress: Mutex<BTreeMap<(String, String), Progress>>,
+    figures: Mutex<Figures>,
     changes: watch::Sender<()>,
+}
+
+/// The newest figures of each artifact on each node.
+type Latest = BTreeMap<(String, String), (Progress, Instant)>;
+
+#[derive(Debug, Default)]
+struct Figures {
+    latest: Latest,
+    /// Those that no event tells yet.
+    unsaid: BTreeSet<(String, String)>,
 }
 
 impl JobHandle {
@@ -44,9 +58,11 @@ impl JobHandle {
             cancel,
             give_up: CancellationToken::new(),
             by_somebody: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
+            behind: Mutex::default(),
             catalog: ctx.catalog.clone(),
             fence: ctx.fence(id),
-            progress: Mutex::default(),
+            figures: Mutex::default(),
             changes: watch::Sender::default(),
         }))
     }
@@ -96,10 +112,23 @@ impl JobHandle {
     }
 
     /// Replaces the figures of an artifact on a node. Call it as often as you like: twice a second the latest ones
-    /// become an event, and once more when the job ends.
+    /// become an event in place of the former one, and once more when the job ends.
     pub fn progress(&self, progress: Progress) {
         let key = (progress.node.clone(), progress.artifact_id.clone());
-        self.figures().insert(key, progress);
+        let mut figures = self.figures();
+        figures.unsaid.insert(key.clone());
+        figures.latest.insert(key, (progress, Instant::now()));
+    }
+
+    /// The error of a node, with how far the job's artifacts there had come and since when nothing was heard of them.
+    pub(super) fn with_last_progress(&self, error: Error) -> Error {
+        let figures = self.figures();
+        let of_node = figures.latest.values().filter(|(p, _)| Some(&p.node) == error.node.as_ref());
+        let last: Vec<String> = of_node.map(|(p, at)| last_progress(p, at.elapsed().as_secs())).collect();
+        if last.is_empty() {
+            return error;
+        }
+        Error { message: format!("{}; last heard: {}", error.message, last.join("; ")), ..error }
     }
 
     /// Says which backup the job works on, where that was not known from the beginning.
@@ -111,10 +140,36 @@ impl JobHandle {
     }
 
     pub(super) async fn flush_progress(&self) {
-        let latest = std::mem::take(&mut *self.figures());
-        for progress in latest.into_values() {
-            self.emit(Event::Progress(progress)).await;
+        let newest: Vec<Progress> = {
+            let mut figures = self.figures();
+            let unsaid = std::mem::take(&mut figures.unsaid);
+            unsaid.iter().filter_map(|key| figures.latest.get(key)).map(|(p, _)| p.clone()).collect()
+        };
+        if newest.is_empty() {
+            return;
         }
+        if let Err(e) = self.0.catalog.append_progress(&self.0.id, Timestamp::now(), newest).await {
+            tracing::warn!(job = self.0.id, "figures could not be recorded: {e}");
+        }
+        self.changed();
+    }
+
+    /// Tells people whom the job waits for, unless they know already.
+    pub(super) async fn says_it_waits(&self, waits_for: String) {
+        let id = waits_for.split_once(' ').map_or(waits_for.as_str(), |(id, _)| id).to_owned();
+        let known = std::mem::replace(&mut *self.0.behind.lock().unwrap_or_else(PoisonError::into_inner), id.clone());
+        if known != id {
+            self.message(format!("queued behind {waits_for}")).await;
+        }
+    }
+
+    /// It waits no longer.
+    pub(super) fn begin(&self) {
+        self.0.begun.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.0.begun.load(Ordering::SeqCst)
     }
 
     /// Cancels on behalf of a person; `false` when somebody has done so before.
@@ -148,7 +203,15 @@ impl JobHandle {
         self.changed();
     }
 
-    fn figures(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, String), Progress>> {
-        self.0.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn figures(&self) -> std::sync::MutexGuard<'_, Figures> {
+        self.0.figures.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// `mongo at 120 MiB of 450 MiB (prexorcloud.audit_log), 62 s ago`.
+fn last_progress(p: &Progress, ago: u64) -> String {
+    let artifact = if p.artifact_id.is_empty() { "it" } else { &p.artifact_id };
+    let total = p.total_bytes.map(|t| format!(" of {}", text::bytes(t))).unwrap_or_default();
+    let subject = if p.subject.is_empty() { String::new() } else { format!(" ({})", p.subject) };
+    format!("{artifact} at {}{total}{subject}, {ago} s ago", text::bytes(p.done_bytes))
 }

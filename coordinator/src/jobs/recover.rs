@@ -1,5 +1,5 @@
-//! After a start: what the coordinator was doing when it stopped is failed cleanly or taken up again, and what captures
-//! and deletes left half done is removed.
+//! After a start: what the coordinator was doing when it stopped is failed cleanly or taken up again, what captures and
+//! deletes left half done is removed, and jobs that waited for their turn wait on or begin.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
     restore,
 };
 
-/// To be called once, before anybody is served. Restores go on in the background.
+/// To be called once, before anybody is served. Restores, and jobs that waited, go on in the background.
 ///
 /// # Errors
 /// When the catalog or the store cannot be used.
@@ -36,7 +36,10 @@ pub async fn recover(ctx: &Arc<Context>) -> Result<(), Error> {
     if let Err(e) = sweep(ctx).await {
         tracing::error!("directories that were never used cannot be removed: {e}");
     }
-    backups::refresh_index(ctx).await
+    backups::refresh_index(ctx).await?;
+    // Only now: what begins makes directories of its own.
+    ctx.jobs.advance(ctx).await;
+    Ok(())
 }
 
 /// Removes directories that were reserved and never used: whoever was to fill them was killed before it said so.
@@ -51,6 +54,9 @@ async fn sweep(ctx: &Context) -> Result<(), Error> {
 
 async fn recover_job(ctx: &Arc<Context>, row: JobRow) -> Result<(), Error> {
     let id = row.job.id.clone();
+    if row.job.state() == JobState::Queued {
+        return Ok(());
+    }
     if let Task::Restore(plan) = Task::read(row.job.kind(), &row.spec)? {
         tracing::warn!(job = id, "taking up a restore that was interrupted");
         ctx.jobs.start(ctx, &id, JobKind::Restore, |ctx, job| async move {
@@ -73,9 +79,10 @@ async fn settle(ctx: &Context, doomed: &DoomedBackup) -> Result<(), Error> {
         Err(e) if e.reason == Reason::NotFound => false,
         Err(e) => return Err(e),
     };
-    if !(written && doomed.by_capture) {
-        tracing::warn!(backup = %id, "removing what an interrupted capture or delete has left");
-        ctx.store.remove(id).await?;
+    if written && doomed.by_capture {
+        return ctx.catalog.spare_backup(id).await;
     }
-    ctx.catalog.spare_backup(id).await
+    tracing::warn!(backup = %id, "removing what an interrupted capture or delete has left");
+    ctx.store.remove(id).await?;
+    ctx.catalog.forget_backup(id).await
 }

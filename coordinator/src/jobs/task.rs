@@ -5,12 +5,17 @@ use std::sync::Arc;
 use prexor_format::{artifact::ArtifactKind, id::BackupId};
 use prexor_proto::{
     backup::{CreateBackupRequest, JobKind, JobResult, Plan, VerifyBackupRequest, job_result},
-    convert::scope_from_wire,
+    convert::{kind_from_wire, scope_from_wire},
 };
 use prost::Message as _;
 
 use super::{JobHandle, Outcome, backup, verify};
-use crate::{context::Context, error::Error, restore};
+use crate::{
+    context::Context,
+    error::Error,
+    restore,
+    scope::{Claim, Scope},
+};
 
 /// A job's kind, with all that it needs to know.
 #[derive(Debug, Clone)]
@@ -45,13 +50,14 @@ impl Task {
         }
     }
 
-    /// What no other job may hold at the same time: each kind of artifact for backups of it, all for a restore.
-    pub(super) fn leases(&self) -> Vec<&'static str> {
-        let all = || ArtifactKind::ALL.iter().map(|k| k.as_str()).collect();
+    /// What it has to itself: each kind of artifact that a backup reads, whatever a restore replaces. A database is the
+    /// same one from every node; files are each node's own.
+    pub(super) fn scope(&self) -> Scope {
         match self {
-            Self::Backup { scope, .. } if !scope.is_empty() => scope.iter().map(|k| k.as_str()).collect(),
-            Self::Backup { .. } | Self::Restore(_) => all(),
-            Self::Verify(_) => Vec::new(),
+            Self::Backup { scope, .. } if scope.is_empty() => Scope::everywhere(ArtifactKind::ALL),
+            Self::Backup { scope, .. } => Scope::everywhere(scope.iter().copied()),
+            Self::Verify(_) => Scope::default(),
+            Self::Restore(plan) => restored(plan).unwrap_or_else(|| Scope::everywhere(ArtifactKind::ALL)),
         }
     }
 
@@ -60,6 +66,7 @@ impl Task {
         match self {
             Self::Backup { description, scope } => CreateBackupRequest {
                 request_id: String::new(),
+                no_queue: false,
                 description: description.clone().unwrap_or_default(),
                 scope: scope.iter().map(|k| prexor_proto::convert::kind_to_wire(*k) as i32).collect(),
             }
@@ -108,5 +115,50 @@ impl Task {
                 report.map(|r| JobResult { result: Some(job_result::Result::Restore(r)) }).into()
             }
         }
+    }
+}
+
+/// What a plan replaces; `None` when it says something that this version does not know.
+fn restored(plan: &Plan) -> Option<Scope> {
+    let mut claims = Vec::new();
+    for replacement in &plan.replacements {
+        let kind = kind_from_wire(replacement.kind).ok()?;
+        let node = match kind {
+            ArtifactKind::Filesystem => Some(replacement.node.parse().ok()?),
+            ArtifactKind::Mongo | ArtifactKind::Valkey => None,
+        };
+        let claim = Claim { kind, node };
+        if !claims.contains(&claim) {
+            claims.push(claim);
+        }
+    }
+    Some(Scope(claims))
+}
+
+#[cfg(test)]
+mod tests {
+    use prexor_proto::{backup::Replacement, convert::kind_to_wire};
+
+    use super::*;
+
+    #[test]
+    fn a_restore_has_to_itself_what_it_replaces() {
+        let replacement = |kind, node: &str| Replacement {
+            kind: kind_to_wire(kind) as i32,
+            node: node.to_owned(),
+            ..Replacement::default()
+        };
+        let restore = |replacements| Task::Restore(Box::new(Plan { replacements, ..Plan::default() })).scope();
+        let backup = |scope| Task::Backup { description: None, scope }.scope();
+        let files = restore(vec![replacement(ArtifactKind::Filesystem, "h1")]);
+        assert!(!files.overlaps(&restore(vec![replacement(ArtifactKind::Filesystem, "h2")])));
+        assert!(files.overlaps(&backup(vec![ArtifactKind::Filesystem])));
+        assert!(!files.overlaps(&backup(vec![ArtifactKind::Mongo])));
+        assert!(files.overlaps(&backup(vec![])), "of everything");
+        let database = restore(vec![replacement(ArtifactKind::Mongo, "h1")]);
+        assert!(database.overlaps(&restore(vec![replacement(ArtifactKind::Mongo, "h2")])), "it is the same one");
+        assert!(!files.overlaps(&Task::Verify("bk-2026-05-10-001".parse().unwrap()).scope()));
+        let unknown = Replacement { kind: 99, ..Replacement::default() };
+        assert!(restore(vec![unknown]).overlaps(&backup(vec![ArtifactKind::Valkey])));
     }
 }

@@ -6,16 +6,10 @@ use prexor_proto::backup::{Failure, Message, job_event::Event};
 use tokio_stream::StreamExt as _;
 
 use super::*;
-use crate::{
-    agents::{Agents, Timeouts},
-    backups,
-    config::Config,
-    store::Store,
-    tls::Tls,
-};
+use crate::{agents::Agents, backups, config::Config, scope::Scope, store::Store, tls::Tls};
 
 /// A coordinator without listeners; started again on the same directory it finds what it left.
-async fn start(dir: &std::path::Path) -> Arc<Context> {
+pub(crate) async fn start(dir: &std::path::Path) -> Arc<Context> {
     let file = dir.join("coordinator.yml");
     let (state, store) = (dir.join("state"), dir.join("store"));
     std::fs::write(&file, format!("cluster: c\nstate_dir: {}\nstore: {{path: {}}}", state.display(), store.display()))
@@ -27,7 +21,7 @@ async fn start(dir: &std::path::Path) -> Arc<Context> {
     let catalog = Catalog::open(&config.catalog_path()).await.unwrap();
     let epoch = catalog.begin_epoch(Timestamp::now()).await.unwrap();
     Arc::new(Context {
-        agents: Agents::new(tls.credential(), Timeouts::default()),
+        agents: Agents::new(tls.credential(), config.agents),
         jobs: Jobs::new(catalog.clone()),
         store: Store::open(&config.store.path).await.unwrap(),
         config,
@@ -45,7 +39,7 @@ fn record(id: &str) -> NewJob {
         spec: Task::Backup { description: None, scope: vec![ArtifactKind::Mongo] }.spec(),
         backup_id: None,
         requested_by: "root".to_owned(),
-        leases: vec!["mongo"],
+        scope: Scope::everywhere([ArtifactKind::Mongo]),
         created_at: Timestamp::now(),
     }
 }
@@ -55,7 +49,7 @@ async fn begin<F>(ctx: &Arc<Context>, id: &str, work: impl FnOnce(Arc<Context>, 
 where
     F: Future<Output = Outcome> + Send + 'static,
 {
-    ctx.catalog.submit_job(&record(id)).await.unwrap();
+    ctx.catalog.submit_job(&record(id), 0).await.unwrap();
     ctx.jobs.start(ctx, id, JobKind::Backup, work);
 }
 
@@ -127,9 +121,9 @@ async fn a_cancelled_job_says_by_whom_and_frees_its_lease() {
     let ctx = start(dir.path()).await;
     begin(&ctx, "job-1", |_, job| until_cancelled(job)).await;
     let task = || Task::Backup { description: None, scope: vec![ArtifactKind::Mongo] };
-    assert_eq!(ctx.jobs.submit(&ctx, task(), "", "root").await.unwrap_err().reason, Reason::Busy);
-    ctx.jobs.cancel("job-1", "prexor://c/operator/ann").await.unwrap();
-    ctx.jobs.cancel("job-1", "prexor://c/operator/bob").await.unwrap();
+    assert_eq!(ctx.jobs.submit(&ctx, task(), Wait::No, "", "root").await.unwrap_err().reason, Reason::Busy);
+    ctx.jobs.cancel(&ctx, "job-1", "prexor://c/operator/ann").await.unwrap();
+    ctx.jobs.cancel(&ctx, "job-1", "prexor://c/operator/bob").await.unwrap();
     let seen = events(&ctx, "job-1", 0).await;
     let texts: Vec<_> = seen
         .into_iter()
@@ -141,8 +135,8 @@ async fn a_cancelled_job_says_by_whom_and_frees_its_lease() {
     assert_eq!(texts, ["cancelled by prexor://c/operator/ann"]);
     assert_eq!(state(&ctx, "job-1").await, JobState::Cancelled);
     // With nobody enrolled the next one fails, but it runs.
-    let next = ctx.jobs.submit(&ctx, task(), "r", "root").await.unwrap();
-    let again = ctx.jobs.submit(&ctx, task(), "r", "root").await.unwrap();
+    let next = ctx.jobs.submit(&ctx, task(), Wait::InQueue, "r", "root").await.unwrap();
+    let again = ctx.jobs.submit(&ctx, task(), Wait::InQueue, "r", "root").await.unwrap();
     assert_eq!(next.id, again.id);
     events(&ctx, &next.id, 0).await;
     let ended = ctx.catalog.job(&next.id).await.unwrap().job;
@@ -167,7 +161,9 @@ async fn a_stop_ends_jobs_as_interrupted() {
     ctx.jobs.shut_down(Duration::from_secs(10)).await;
     let job = ctx.catalog.job("job-1").await.unwrap().job;
     assert_eq!((job.state(), job.failure.unwrap().reason.as_str()), (JobState::Failed, "INTERRUPTED"));
-    assert!(ctx.jobs.submit(&ctx, Task::Verify("bk-2026-05-10-001".parse().unwrap()), "", "root").await.is_err());
+    assert!(
+        ctx.jobs.submit(&ctx, Task::Verify("bk-2026-05-10-001".parse().unwrap()), Wait::No, "", "root").await.is_err()
+    );
 }
 
 #[tokio::test]
@@ -176,7 +172,7 @@ async fn a_restart_fails_what_ran_and_removes_what_it_left() {
     let ctx = start(dir.path()).await;
     let id = |n: u32| format!("bk-2026-05-10-{n:03}").parse().unwrap();
     // Killed in the middle of a capture, in the middle of a delete, and between reserving and saying so.
-    ctx.catalog.submit_job(&record("job-1")).await.unwrap();
+    ctx.catalog.submit_job(&record("job-1"), 0).await.unwrap();
     for n in 1..=4 {
         ctx.store.reserve(&id(n)).await.unwrap();
     }
@@ -202,7 +198,7 @@ async fn a_restart_fails_what_ran_and_removes_what_it_left() {
     // It can be deleted, and the lease of the job that was killed is free.
     backups::delete(&ctx, &id(4)).await.unwrap();
     assert!(backups::list(&ctx, None, 10).await.unwrap().is_empty());
-    ctx.catalog.submit_job(&record("job-2")).await.unwrap();
+    ctx.catalog.submit_job(&record("job-2"), 0).await.unwrap();
 }
 
 #[tokio::test]
@@ -216,8 +212,112 @@ async fn a_backup_in_use_is_not_deleted() {
     let e = backups::delete(&ctx, &id).await.unwrap_err();
     assert_eq!(e.reason, Reason::Busy);
     assert!(e.message.contains("job-1"), "{e}");
-    ctx.jobs.cancel("job-1", "root").await.unwrap();
+    ctx.jobs.cancel(&ctx, "job-1", "root").await.unwrap();
     events(&ctx, "job-1", 0).await;
     backups::delete(&ctx, &id).await.unwrap();
     assert_eq!(backups::delete(&ctx, &id).await.unwrap_err().reason, Reason::NotFound);
+}
+
+async fn texts(ctx: &Context, id: &str) -> Vec<String> {
+    let text = |e: JobEvent| match e.event {
+        Some(Event::Message(Message { text, .. })) => Some(text),
+        _ => None,
+    };
+    events(ctx, id, 0).await.into_iter().filter_map(text).collect()
+}
+
+fn backup_of(kind: ArtifactKind) -> Task {
+    Task::Backup { description: None, scope: vec![kind] }
+}
+
+#[tokio::test]
+async fn a_job_waits_for_what_is_in_its_way_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let ctx = start(dir.path()).await;
+    begin(&ctx, "job-1", |_, job| until_cancelled(job)).await;
+    let submit = async |kind| ctx.jobs.submit(&ctx, backup_of(kind), Wait::InQueue, "", "root").await.unwrap();
+    let (second, third) = (submit(ArtifactKind::Mongo).await, submit(ArtifactKind::Mongo).await);
+    assert_eq!((second.state(), second.started_at), (JobState::Queued, None));
+    let beside = submit(ArtifactKind::Valkey).await;
+    assert_eq!(beside.state(), JobState::Running);
+
+    let mut jobs = [third.clone()];
+    say_what_they_wait_for(&ctx.catalog, &mut jobs, Timestamp::now()).await.unwrap();
+    assert!(jobs[0].waits_for.starts_with("job-1 (backup of mongo, running for "), "{}", jobs[0].waits_for);
+    assert!(jobs[0].waits_for.ends_with(" and 1 other job"), "{}", jobs[0].waits_for);
+
+    // Whoever watches from before its turn sees all of it.
+    let (told, _) = tokio::join!(events(&ctx, &third.id, 0), ctx.jobs.cancel(&ctx, "job-1", "root"));
+    let states: Vec<_> =
+        told.iter().filter_map(|e| if let Some(Event::State(s)) = e.event { Some(s) } else { None }).collect();
+    assert_eq!(states, [JobState::Queued as i32, JobState::Running as i32, JobState::Failed as i32]);
+    assert!(texts(&ctx, &second.id).await[0].starts_with("queued behind job-1 (backup of mongo"));
+    let told = texts(&ctx, &third.id).await;
+    assert!(
+        told[0].starts_with("queued behind job-1 (") && told[1].starts_with(&format!("queued behind {} (", second.id)),
+        "{told:?}"
+    );
+    let failed = ctx.catalog.job(&third.id).await.unwrap().job;
+    assert!(failed.failure.unwrap().message.contains("no agent is enrolled"), "it did run");
+}
+
+#[tokio::test]
+async fn a_job_that_waits_is_cancelled_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let ctx = start(dir.path()).await;
+    begin(&ctx, "job-1", |_, job| until_cancelled(job)).await;
+    let queued = ctx.jobs.submit(&ctx, backup_of(ArtifactKind::Mongo), Wait::InQueue, "r", "root").await.unwrap();
+    let (told, cancelled) = tokio::join!(events(&ctx, &queued.id, 0), ctx.jobs.cancel(&ctx, &queued.id, "ann"));
+    assert_eq!(cancelled.unwrap().state(), JobState::Cancelled);
+    assert_eq!(
+        told.last().unwrap().event,
+        Some(Event::State(JobState::Cancelled as i32)),
+        "the watcher comes to its end"
+    );
+    assert!(texts(&ctx, &queued.id).await.contains(&"cancelled by ann".to_owned()));
+    assert_eq!(state(&ctx, "job-1").await, JobState::Running);
+    let again = ctx.jobs.submit(&ctx, backup_of(ArtifactKind::Mongo), Wait::InQueue, "r", "root").await.unwrap();
+    assert_eq!(again.id, queued.id, "a repeated request does not revive it");
+}
+
+#[tokio::test]
+async fn jobs_that_wait_survive_a_stop_and_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let ctx = start(dir.path()).await;
+    begin(&ctx, "job-1", |_, job| until_cancelled(job)).await;
+    let queued = ctx.jobs.submit(&ctx, backup_of(ArtifactKind::Mongo), Wait::InQueue, "", "root").await.unwrap();
+    let watching = tokio::join!(events(&ctx, &queued.id, 0), ctx.jobs.shut_down(Duration::from_secs(10))).0;
+    assert!(!watching.is_empty(), "its watchers are let go");
+    assert_eq!(state(&ctx, "job-1").await, JobState::Failed);
+    assert_eq!(state(&ctx, &queued.id).await, JobState::Queued);
+    ctx.catalog.close().await;
+
+    let ctx = start(dir.path()).await;
+    recover(&ctx).await.unwrap();
+    events(&ctx, &queued.id, 0).await;
+    let ended = ctx.catalog.job(&queued.id).await.unwrap().job;
+    assert!(ended.failure.unwrap().message.contains("no agent is enrolled"), "its turn came");
+}
+
+#[tokio::test]
+async fn what_an_agent_last_said_stands_in_the_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let ctx = start(dir.path()).await;
+    begin(&ctx, "job-1", |_, job| async move {
+        let figure = |node: &str, artifact: &str| prexor_proto::backup::Progress {
+            node: node.to_owned(),
+            artifact_id: artifact.to_owned(),
+            subject: "prexorcloud.audit_log".to_owned(),
+            done_bytes: 120 << 20,
+            ..Default::default()
+        };
+        job.progress(figure("h1", "mongo"));
+        job.progress(figure("h2", "filesystem-h2"));
+        Err(Error::new(Reason::AgentUnavailable, "the agent on h1 has not moved for 60 s").on("h1")).into()
+    })
+    .await;
+    events(&ctx, "job-1", 0).await;
+    let message = ctx.catalog.job("job-1").await.unwrap().job.failure.unwrap().message;
+    assert!(message.contains("; last heard: mongo at 120 MiB (prexorcloud.audit_log), 0 s ago"), "{message}");
+    assert!(!message.contains("h2"), "{message}");
 }

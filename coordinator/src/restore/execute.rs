@@ -15,7 +15,7 @@ use prexor_format::{
     selection::Selection,
 };
 use prexor_proto::{
-    backup::{Plan, RestoreReport, Step, StepResult, StepState, StepVerb},
+    backup::{Plan, Replacement, RestoreReport, Step, StepResult, StepState, StepVerb},
     convert::{duration_to_wire, kind_from_wire, selection_from_wire},
     reason::Reason,
 };
@@ -167,7 +167,7 @@ impl Execution<'_> {
         Err(Error::new(Reason::Damaged, message).on(node.as_str()))
     }
 
-    /// The plan was computed before the job had its lease: what it says must still hold now.
+    /// The plan was computed before it was the job's turn, which may be long ago: what it says must still hold now.
     async fn preflight(&self) -> Result<(), Error> {
         let kinds = self.plan.replacements.iter().map(|r| kind_from_wire(r.kind));
         let scope = kinds.collect::<Result<_, _>>().map_err(|e| Error::internal(e.to_string()))?;
@@ -175,7 +175,12 @@ impl Execution<'_> {
         let options = Options { scope, selection: self.selection(), accept_versions };
         let now = plan_restore(self.ctx, &self.id, &options).await?;
         refuse(&now)?;
-        if super::plan_to_wire(&now).steps != self.plan.steps {
+        // How much lives there now may move while nobody acts; what is replaced, by what and how may not.
+        let replaced = |plan: &Plan| -> Vec<Replacement> {
+            plan.replacements.iter().map(|r| Replacement { current: String::new(), ..r.clone() }).collect()
+        };
+        let now = super::plan_to_wire(&now);
+        if now.steps != self.plan.steps || replaced(&now) != replaced(self.plan) {
             return Err(Error::new(
                 Reason::PlanChanged,
                 "the hosts have changed since the plan was made: look at it again with --dry-run",

@@ -35,6 +35,8 @@ struct NodeView {
     hostname: String,
     address: String,
     reachable: bool,
+    last_seen: Option<Timestamp>,
+    unreachable_since: Option<Timestamp>,
     problem: Option<String>,
     agent_version: Option<String>,
     certificate_not_after: Option<Timestamp>,
@@ -97,7 +99,8 @@ fn lines(status: &GetStatusResponse, now: Timestamp) -> Vec<String> {
     ));
     for job in &status.active_jobs {
         let (kind, state) = (view::job_kind(job.kind()), view::job_state(job.state()));
-        lines.push(format!("  {:<17}{} is {state}", format!("{kind} job"), job.id));
+        let waits = if job.waits_for.is_empty() { String::new() } else { format!(" behind {}", job.waits_for) };
+        lines.push(format!("  {:<17}{} is {state}{waits}", format!("{kind} job"), job.id));
     }
     if status.nodes.is_empty() {
         lines.extend([
@@ -107,7 +110,7 @@ fn lines(status: &GetStatusResponse, now: Timestamp) -> Vec<String> {
     }
     for node in &status.nodes {
         lines.push(String::new());
-        lines.extend(node_lines(node));
+        lines.extend(node_lines(node, now));
     }
     lines
 }
@@ -118,15 +121,20 @@ fn latest(backup: &Backup, now: Timestamp) -> String {
     format!("{}, {size}, {scope}{}", backup.id, age.unwrap_or_default())
 }
 
-fn node_lines(node: &Node) -> Vec<String> {
+fn node_lines(node: &Node, now: Timestamp) -> Vec<String> {
     let health = if !node.reachable {
-        format!("unreachable: {}", node.problem)
+        let since = view::at(node.unreachable_since.as_ref());
+        let since = since.map(|t| format!(" for {}", text::duration(now.duration_since(t)))).unwrap_or_default();
+        format!("not reachable{since}: {}", node.problem)
     } else if node.problem.is_empty() {
         format!("reachable, agent {}", node.agent_version)
     } else {
         format!("reachable, agent {}, but {}", node.agent_version, node.problem)
     };
     let mut lines = vec![format!("Node {} ({}): {health}", node.name, node.address)];
+    if let Some(seen) = node.last_seen.as_ref().filter(|_| !node.reachable) {
+        lines.push(format!("  {:<17}{}", "last seen", text::wire_time(Some(seen))));
+    }
     if let Some(not_after) = &node.certificate_not_after {
         lines.push(format!("  {:<17}valid until {}", "certificate", text::wire_time(Some(not_after))));
     }
@@ -173,6 +181,8 @@ impl From<&Node> for NodeView {
             hostname: n.hostname.clone(),
             address: n.address.clone(),
             reachable: n.reachable,
+            last_seen: view::at(n.last_seen.as_ref()),
+            unreachable_since: view::at(n.unreachable_since.as_ref()),
             problem: view::some(&n.problem),
             agent_version: view::some(&n.agent_version),
             certificate_not_after: view::at(n.certificate_not_after.as_ref()),
@@ -242,6 +252,8 @@ mod tests {
             name: "h2".into(),
             address: "h2:9445".into(),
             problem: "connection refused".into(),
+            last_seen: at(1_778_403_350),
+            unreachable_since: at(1_778_403_360),
             ..Node::default()
         };
         GetStatusResponse {
@@ -252,7 +264,8 @@ mod tests {
             active_jobs: vec![Job {
                 id: "job-0123456789ab".into(),
                 kind: JobKind::Backup.into(),
-                state: JobState::Running.into(),
+                state: JobState::Queued.into(),
+                waits_for: "job-ba9876543210 (restore of mongo, running for 3 min)".into(),
                 ..Job::default()
             }],
             latest_backup: Some(Backup {
@@ -280,7 +293,7 @@ mod tests {
                 &format!("  backup CA        {}", "ab".repeat(32)),
                 "  store            /var/backups/prexorcloud, 120 GiB free",
                 "  latest backup    bk-2026-05-10-001, 142 MiB, mongo,valkey, 1 h ago",
-                "  backup job       job-0123456789ab is running",
+                "  backup job       job-0123456789ab is queued behind job-ba9876543210 (restore of mongo, running for 3 min)",
                 "",
                 "Node h1 (10.0.0.1:9445): reachable, agent 0.1.0",
                 "  certificate      valid until 2026-05-10T08:00:00Z",
@@ -289,7 +302,8 @@ mod tests {
                 "  mongo            database prexorcloud on 127.0.0.1:27017: ok",
                 "  valkey           127.0.0.1:6379: NOT OK: wrong password",
                 "",
-                "Node h2 (h2:9445): unreachable: connection refused",
+                "Node h2 (h2:9445): not reachable for 4 min: connection refused",
+                "  last seen        2026-05-10T08:55:50Z",
             ]
         );
     }

@@ -75,6 +75,11 @@ impl DocBuilder {
         self.raw(kind::BOOLEAN, name.as_bytes(), &[value.into()])
     }
 
+    /// Appends a timestamp: seconds in the upper half, the increment in the lower.
+    pub fn timestamp(&mut self, name: &str, value: u64) -> &mut Self {
+        self.raw(kind::TIMESTAMP, name.as_bytes(), &value.to_le_bytes())
+    }
+
     /// Appends a whole document.
     pub fn document(&mut self, name: &str, doc: &[u8]) -> &mut Self {
         self.raw(kind::DOCUMENT, name.as_bytes(), doc)

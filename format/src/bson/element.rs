@@ -74,6 +74,12 @@ impl<'a> Element<'a> {
         }
     }
 
+    /// A timestamp: seconds in the upper half, the increment in the lower.
+    pub fn as_timestamp(&self) -> Option<u64> {
+        (self.kind == kind::TIMESTAMP).then_some(())?;
+        Some(u64::from_le_bytes(self.value.try_into().ok()?))
+    }
+
     /// A date, in milliseconds since the epoch.
     pub fn as_date(&self) -> Option<i64> {
         (self.kind == kind::DATE).then_some(())?;

@@ -1,90 +1,100 @@
 //! The threads that compress: one per core, shared by all writers of the process, started at first use.
 //!
-//! They only ever wait for blocks, so writers cannot hold each other up.
+//! They never wait for anything but work, so writers cannot hold each other up.
 
 use std::{
     io,
     num::NonZeroUsize,
     sync::{
         Arc, LazyLock, Mutex, PoisonError,
-        mpsc::{Receiver, Sender, SyncSender, channel},
+        mpsc::{Receiver, Sender, channel},
     },
     thread,
 };
 
 use libdeflater::{CompressionLvl, Compressor};
 
-/// One block on its way to become a member.
-pub(super) struct Block {
-    pub(super) input: Vec<u8>,
-    /// A buffer to reuse.
-    pub(super) out: Vec<u8>,
-    /// Has room for the answer, so sending never blocks.
-    pub(super) done: SyncSender<io::Result<Packed>>,
-}
+use super::Level;
 
-/// A finished member, with the buffers to reuse.
-pub(super) struct Packed {
-    pub(super) input: Vec<u8>,
-    pub(super) out: Vec<u8>,
-}
+/// Work for one of the threads. It must not wait for anything.
+type Job = Box<dyn FnOnce(&mut Packer) + Send>;
 
 static THREADS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(2, NonZeroUsize::get));
 
-static QUEUE: LazyLock<Sender<Block>> = LazyLock::new(|| {
-    let (queue, blocks) = channel();
-    let blocks = Arc::new(Mutex::new(blocks));
+static QUEUE: LazyLock<Sender<Job>> = LazyLock::new(|| {
+    let (queue, jobs) = channel();
+    let jobs = Arc::new(Mutex::new(jobs));
     for n in 0..*THREADS {
-        let blocks = blocks.clone();
-        // Without threads the queue's other end goes away, and `submit` says so.
-        drop(thread::Builder::new().name(format!("gzip-{n}")).spawn(move || work(&blocks)));
+        let jobs = jobs.clone();
+        // Without threads the queue's other end goes away, and `run` says so.
+        drop(thread::Builder::new().name(format!("gzip-{n}")).spawn(move || work(&jobs)));
     }
     queue
 });
 
-/// How many blocks are compressed at a time.
-pub(super) fn threads() -> usize {
+/// How many jobs run at a time.
+pub fn threads() -> usize {
     *THREADS
 }
 
-/// Queues a block; its answer comes through [`Block::done`].
-pub(super) fn submit(block: Block) -> io::Result<()> {
-    QUEUE.send(block).map_err(|_| io::Error::other("no compression thread could be started"))
+/// Queues work that ends in compressing, such as checking and hashing what is compressed: it runs where the bytes are
+/// warm. The queue has no end of its own: whoever queues must bound what is under way.
+///
+/// # Errors
+/// When no thread could be started.
+pub fn run(job: impl FnOnce(&mut Packer) + Send + 'static) -> io::Result<()> {
+    QUEUE.send(Box::new(job)).map_err(|_| io::Error::other("no compression thread could be started"))
 }
 
-fn work(blocks: &Mutex<Receiver<Block>>) {
-    let level = |n| CompressionLvl::new(n).expect("libdeflate's levels are 0 to 12");
-    // Level 5 gives the size of `gzip -6`, measured on BSON and text.
-    let mut compress = Compressor::new(level(5));
-    let mut probe = Compressor::new(level(1));
-    let mut store = Compressor::new(level(0));
-    let mut scratch = Vec::new();
+fn work(jobs: &Mutex<Receiver<Job>>) {
+    let mut packer = Packer::default();
     loop {
-        let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Block { input, mut out, done }) = next else { return };
-        let worth_it = compresses(&mut probe, &mut scratch, &input);
-        let compressor = if worth_it { &mut compress } else { &mut store };
-        out.resize(compressor.gzip_compress_bound(input.len()), 0);
-        let packed = compressor.gzip_compress(&input, &mut out).map_err(io::Error::other).map(|n| {
-            out.truncate(n);
-            Packed { input, out }
-        });
-        // The writer may have given up.
-        let _ = done.send(packed);
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = next else { return };
+        job(&mut packer);
     }
 }
 
-/// Whether deflating a block saves anything, judged by a few samples from all over it.
-fn compresses(probe: &mut Compressor, scratch: &mut Vec<u8>, input: &[u8]) -> bool {
-    const SAMPLES: usize = 8;
-    const SAMPLE: usize = 4 << 10;
-    if input.len() < SAMPLES * SAMPLE * 4 {
-        return true;
+/// One thread's compressors.
+#[derive(Default)]
+pub struct Packer {
+    by_level: [Option<Compressor>; 13],
+    scratch: Vec<u8>,
+}
+
+impl Packer {
+    /// Appends `input` as one gzip member; what does not compress is stored.
+    ///
+    /// # Errors
+    /// None that can be provoked: the output has room for the worst case.
+    pub fn member(&mut self, level: Level, input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        let n = if self.compresses(input) { level.of_libdeflate() } else { 0 };
+        let compressor = compressor(&mut self.by_level, n);
+        let begin = out.len();
+        out.resize(begin + compressor.gzip_compress_bound(input.len()), 0);
+        let written = compressor.gzip_compress(input, &mut out[begin..]).map_err(io::Error::other)?;
+        out.truncate(begin + written);
+        Ok(())
     }
-    let stride = input.len() / SAMPLES;
-    (0..SAMPLES).any(|n| {
-        let sample = &input[n * stride..][..SAMPLE];
-        scratch.resize(probe.deflate_compress_bound(SAMPLE), 0);
-        probe.deflate_compress(sample, scratch).is_ok_and(|n| n < SAMPLE - SAMPLE / 32)
-    })
+
+    /// Whether deflating a block saves anything, judged by a few samples from all over it.
+    fn compresses(&mut self, input: &[u8]) -> bool {
+        const SAMPLES: usize = 8;
+        const SAMPLE: usize = 4 << 10;
+        if input.len() < SAMPLES * SAMPLE * 4 {
+            return true;
+        }
+        let (probe, scratch) = (compressor(&mut self.by_level, 1), &mut self.scratch);
+        let stride = input.len() / SAMPLES;
+        (0..SAMPLES).any(|n| {
+            let sample = &input[n * stride..][..SAMPLE];
+            scratch.resize(probe.deflate_compress_bound(SAMPLE), 0);
+            probe.deflate_compress(sample, scratch).is_ok_and(|n| n < SAMPLE - SAMPLE / 32)
+        })
+    }
+}
+
+fn compressor(by_level: &mut [Option<Compressor>; 13], n: u8) -> &mut Compressor {
+    let level = || CompressionLvl::new(n.into()).expect("libdeflate's levels are 0 to 12");
+    by_level[usize::from(n)].get_or_insert_with(|| Compressor::new(level()))
 }

@@ -2,7 +2,11 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use super::{Metadata, definition_digest, file_stem, prelude_path};
+use super::{
+    Metadata, definition_digest, file_stem,
+    ids::{Ids, duplicates},
+    plausible, prelude_path,
+};
 use crate::{
     bson::{DocumentReader, ReadError},
     digest::{ContentDigest, ContentHasher, Order},
@@ -53,19 +57,26 @@ pub struct DumpReport {
 /// # Errors
 /// At the first document that is damaged; see [`ReadError`].
 pub fn verify_collection(reader: impl Read, order: Order) -> Result<Figures, ReadError> {
+    walk_collection(reader, order, |_| ())
+}
+
+fn walk_collection(reader: impl Read, order: Order, mut see: impl FnMut(&[u8])) -> Result<Figures, ReadError> {
     let mut docs = DocumentReader::new(reader);
     let mut hasher = ContentHasher::new(order);
     let (mut documents, mut invalid_utf8) = (0, 0);
     while let Some((doc, walked)) = docs.read()? {
         hasher.add(doc);
+        see(doc);
         documents += 1;
         invalid_utf8 += walked.invalid_utf8;
     }
     Ok(Figures { documents, bytes: docs.offset(), content: hasher.finish(), invalid_utf8 })
 }
 
-/// Checks every file of a dump: documents, counts, content digests, metadata, definitions. `open` hands over the
-/// stored bytes of the file with the given path (relative to the backup's directory).
+/// Checks every file of a dump: documents, counts, content digests, metadata, definitions, and that no two documents of
+/// a collection have the same `_id`. `open` hands
+/// over the stored bytes of the file with the given path (relative to the backup's directory); of very large collections more than
+/// once.
 ///
 /// Everything that is wrong is in the report; one bad file does not keep the others from being looked at.
 pub fn verify_dump<R: BufRead>(contents: &MongoContents, mut open: impl FnMut(&str) -> io::Result<R>) -> DumpReport {
@@ -84,11 +95,15 @@ pub fn verify_dump<R: BufRead>(contents: &MongoContents, mut open: impl FnMut(&s
     }
     for collection in &contents.collections {
         report.collections += 1;
-        if let Err(what) = check_metadata(collection, &mut open) {
-            report.problems.push(Problem { path: collection.metadata_path.clone(), what });
-        }
+        let unique_ids = match check_metadata(collection, &mut open) {
+            Ok(metadata) => plausible::has_unique_ids(&metadata),
+            Err(what) => {
+                report.problems.push(Problem { path: collection.metadata_path.clone(), what });
+                false
+            }
+        };
         let Some(path) = &collection.data_path else { continue };
-        match check_data(collection, path, &mut open) {
+        match check_data(collection, path, unique_ids, &mut open) {
             Ok(figures) => {
                 report.documents += figures.documents;
                 report.bytes += figures.bytes;
@@ -102,11 +117,18 @@ pub fn verify_dump<R: BufRead>(contents: &MongoContents, mut open: impl FnMut(&s
 fn check_data<R: BufRead>(
     collection: &Collection,
     path: &str,
+    unique_ids: bool,
     open: &mut impl FnMut(&str) -> io::Result<R>,
 ) -> Result<Figures, String> {
-    let reader = plain(path, open(path).map_err(|e| format!("cannot be read: {e}"))?);
+    let mut reader = || Ok::<_, String>(plain(path, open(path).map_err(|e| format!("cannot be read: {e}"))?));
     let expected = collection.content.ok_or("the manifest has no content digest for it")?;
-    let found = verify_collection(reader, expected.order).map_err(|e| e.to_string())?;
+    let mut ids = Ids::first(collection.documents);
+    let see = |document: &[u8]| {
+        if unique_ids {
+            ids.add(document);
+        }
+    };
+    let found = walk_collection(reader()?, expected.order, see).map_err(|e| e.to_string())?;
     if found.documents != collection.documents || found.bytes != collection.bson_bytes {
         return Err(format!(
             "holds {} documents in {} bytes, the manifest says {} in {}",
@@ -116,13 +138,17 @@ fn check_data<R: BufRead>(
     if found.content != expected {
         return Err("its documents are not those that the manifest's content digest was taken of".to_owned());
     }
+    let twice = duplicates(ids, reader)?;
+    if !twice.is_empty() {
+        return Err(format!("more than one document has the _id {} (its bytes)", twice.join(", ")));
+    }
     Ok(found)
 }
 
 fn check_metadata<R: BufRead>(
     collection: &Collection,
     open: &mut impl FnMut(&str) -> io::Result<R>,
-) -> Result<(), String> {
+) -> Result<Metadata, String> {
     let json = read_small(open, &collection.metadata_path)?;
     let metadata = Metadata::from_json(&json, &file_stem(&collection.name)).map_err(|e| e.to_string())?;
     if metadata.collection != collection.name || metadata.kind != collection.kind {
@@ -136,7 +162,8 @@ fn check_metadata<R: BufRead>(
     if definition != collection.definition {
         return Err("its options and indexes are not those that the manifest's digest was taken of".to_owned());
     }
-    Ok(())
+    plausible::check(&metadata)?;
+    Ok(metadata)
 }
 
 fn read_small<R: BufRead>(open: &mut impl FnMut(&str) -> io::Result<R>, path: &str) -> Result<Vec<u8>, String> {
@@ -173,7 +200,18 @@ mod tests {
     }
 
     fn dump() -> (MongoContents, BTreeMap<String, Vec<u8>>) {
-        let data: Vec<u8> = (0..100)
+        dump_of(0..100)
+    }
+
+    fn dump_of(ids: impl IntoIterator<Item = i32>) -> (MongoContents, BTreeMap<String, Vec<u8>>) {
+        let mut key = DocBuilder::new();
+        key.int32("_id", 1);
+        let mut index = DocBuilder::new();
+        index.int32("v", 2).document("key", &key.finish()).string("name", "_id_");
+        let indexes = vec![index.finish()];
+        let definition = definition_digest(EMPTY_DOCUMENT, &indexes, CollectionType::Collection).unwrap();
+        let data: Vec<u8> = ids
+            .into_iter()
             .flat_map(|i| {
                 let mut b = DocBuilder::new();
                 b.int32("_id", i);
@@ -183,7 +221,7 @@ mod tests {
         let figures = verify_collection(&data[..], Order::Multiset).unwrap();
         let metadata = Metadata {
             options: EMPTY_DOCUMENT.to_vec(),
-            indexes: Vec::new(),
+            indexes,
             uuid: None,
             collection: "c/1".to_owned(),
             kind: CollectionType::Collection,
@@ -194,11 +232,11 @@ mod tests {
             kind: CollectionType::Collection,
             documents: figures.documents,
             bson_bytes: figures.bytes,
-            indexes: 0,
+            indexes: 1,
             data_path: Some(data_path("db", "c/1", false)),
             metadata_path: metadata_path("db", "c/1"),
             content: Some(figures.content),
-            definition: definition_digest::<Vec<u8>>(EMPTY_DOCUMENT, &[], CollectionType::Collection).unwrap(),
+            definition,
         };
         let files = BTreeMap::from([
             (prelude_path(), pack(&prelude("6.0.5", "test"))),
@@ -243,6 +281,13 @@ mod tests {
             damaged.remove(path);
             assert_eq!(verify(&contents, &damaged).problems.len(), 1);
         }
+    }
+
+    #[test]
+    fn documents_with_the_same_id_are_found() {
+        let (contents, files) = dump_of((0..100).chain([7]));
+        let problems = verify(&contents, &files).problems;
+        assert!(matches!(&problems[..], [p] if p.what.contains("_id 0700000000000000")), "{problems:?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::{Bench, data, floors::bash};
 
@@ -14,6 +14,9 @@ const SCOPE: &str = "filesystem";
 const TAR: &str = "tar | cat";
 const TAR_GZIP: &str = "tar | gzip -6";
 const UNTAR: &str = "tar -xzf";
+/// Order and padding aside.
+const SAME_LISTING: &str = r#"list() { tar --xattrs --acls -tvzf "$1" --exclude=./logs | tr -s ' ' | sort; }
+diff <(list "$1") <(list "$2") >/dev/null"#;
 /// What a restore promises: that a power cut after it loses nothing.
 const UNTAR_SYNC: &str = "tar -xzf, synced";
 const REMOVE: &str = "rm -rf";
@@ -37,6 +40,7 @@ pub(super) async fn measure(bench: &mut Bench<'_>, mib: u32, seed: u64) -> Resul
         let artifact = bench.cluster.backup_dir(&id).join("filesystem/h1/etc-prexorcloud.tar.gz");
         bench.report.sizes(SCOPE, fs::metadata(&artifact)?.len(), fs::metadata(&gz)?.len());
         let artifact = artifact.display().to_string();
+        bash(SAME_LISTING, &[&artifact, &gz_arg]).await.context("GNU tar lists our archive otherwise than its own")?;
         for (name, sync) in [(UNTAR, ""), (UNTAR_SYNC, "; sync -f \"$2\"")] {
             let into = scratch.join(format!("{name} {turn}"));
             fs::create_dir(&into)?;

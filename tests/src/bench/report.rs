@@ -83,8 +83,14 @@ impl Report {
 
     /// The size of an artifact in relation to that of `gzip -6`, the last time that it is told.
     pub(super) fn sizes(&mut self, scope: &'static str, ours: u64, gzip: u64) {
-        self.ratios.retain(|r| (r.scope, r.ours) != (scope, SIZE));
-        self.push(scope, (SIZE, GZIP), Some(1.05), vec![ours as f64 / gzip as f64]);
+        self.sizes_of(scope, SIZE, ours, gzip);
+    }
+
+    /// The same for a size that has a name of its own; only the plain one has a goal.
+    pub(super) fn sizes_of(&mut self, scope: &'static str, name: &'static str, ours: u64, gzip: u64) {
+        self.ratios.retain(|r| (r.scope, r.ours) != (scope, name));
+        let goal = (name == SIZE).then_some(1.05);
+        self.push(scope, (name, GZIP), goal, vec![ours as f64 / gzip as f64]);
     }
 
     /// Wall time of `ours` by that of `floor`, turn by turn.

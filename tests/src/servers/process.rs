@@ -95,7 +95,7 @@ pub fn kill_now(mut child: Child) {
 }
 
 /// Sends a signal; a process that is gone is fine.
-pub(super) fn send(pid: u32, signal: Signal) {
+pub fn send(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }

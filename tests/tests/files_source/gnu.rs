@@ -35,7 +35,7 @@ fn sparse(path: &Path, size: u64, at: &[u64]) {
 }
 
 /// Where a file has data, and what. Reads no holes.
-fn extents(path: &Path) -> Vec<(u64, Vec<u8>)> {
+pub(crate) fn extents(path: &Path) -> Vec<(u64, Vec<u8>)> {
     let file = File::open(path).unwrap();
     let (mut out, mut at) = (Vec::new(), 0);
     while let Ok(begin) = seek(&file, SeekFrom::Data(at)) {

@@ -83,6 +83,20 @@ async fn logs_on_a_file_system_of_their_own_stay_where_they_are() {
 }
 
 #[tokio::test]
+async fn a_mount_below_what_is_excluded_stays_and_one_deeper_is_refused() {
+    let rig = Rig::new(&["data/cache"]);
+    let Some(_logs) = Mount::tmpfs(&rig.root().join("logs/archive"), "1m") else { return };
+    trees::plain(&rig.root(), UUID);
+    let saved = list(&rig.root());
+    let artifact = rig.capture().await;
+    there_and_back_and_there(&rig, &artifact, &saved).await;
+    // It would have to be carried from one tree to the other, which no rename can.
+    let _cache = Mount::tmpfs(&rig.root().join("data/cache"), "1m").unwrap();
+    let error = rig.source.prepare(&rig.stage(&artifact, "job-2")).await.unwrap_err().to_string();
+    assert!(error.contains("data/cache is a mount point"), "{error}");
+}
+
+#[tokio::test]
 async fn a_mount_within_the_tree_and_a_full_disk_are_refused_beforehand() {
     let rig = Rig::new(&[]);
     trees::plain(&rig.root(), UUID);
@@ -98,4 +112,46 @@ async fn a_mount_within_the_tree_and_a_full_disk_are_refused_beforehand() {
     let error = rig.source.prepare(&rig.stage(&artifact, "job-2")).await.unwrap_err();
     assert!(matches!(&error, SourceError::NoSpace(m) if m.contains("bytes free")), "{error}");
     assert_eq!(rig.leftovers(), [] as [PathBuf; 0]);
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_while_unpacking_leaves_everything_as_it_was() {
+    let rig = Rig::new(&[]);
+    let Some(_mount) = Mount::tmpfs(&rig.dir.path().join("etc"), "200m") else { return };
+    fs::create_dir(rig.root()).unwrap();
+    trees::plain(&rig.root(), UUID);
+    fs::write(rig.root().join("large.jar"), trees::pseudo_random(64 << 20, 1)).unwrap();
+    let artifact = rig.capture().await;
+    destroy(&rig.root());
+    let before = list(&rig.root());
+    let unit = rig.stage(&artifact, "job-1");
+    let etc = rig.dir.path().join("etc");
+    // Somebody else takes the room as soon as it was looked at.
+    let filler = std::thread::spawn(move || {
+        while !etc.join(".prexor-job-1-new").exists() {
+            std::thread::yield_now();
+        }
+        let file = fs::File::create(etc.join("filler")).unwrap();
+        // As much as there is, while the unpacking takes some of it too.
+        let mut end = 0;
+        for mib in [128, 64, 32, 16, 8, 4, 2, 1].map(|mib| mib << 20) {
+            while rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), end, mib).is_ok() {
+                end += mib;
+            }
+        }
+        etc.join("filler")
+    });
+    let error = rig.source.prepare(&unit).await.unwrap_err();
+    let filler = filler.join().unwrap();
+    assert!(matches!(&error, SourceError::NoSpace(m) if m.contains("no space left while unpacking")), "{error}");
+    assert_eq!(rig.leftovers(), [] as [PathBuf; 0]);
+    rig.source.revert(&unit).await.unwrap();
+    assert_eq!(differences(&before, &list(&rig.root())), NOTHING);
+    // With room again the same unit goes on.
+    fs::remove_file(filler).unwrap();
+    rig.source.prepare(&unit).await.unwrap();
+    rig.source.swap(&unit).await.unwrap();
+    assert_eq!(rig.source.check(&unit).await.unwrap(), NOTHING);
+    rig.source.commit(&unit).await.unwrap();
+    assert_eq!(fs::metadata(rig.root().join("large.jar")).unwrap().len(), 64 << 20);
 }

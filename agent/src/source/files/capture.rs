@@ -128,7 +128,7 @@ fn unreadable(root: &Path, e: &io::Error) -> SourceError {
 /// Entries and bytes of the tree's files; `None` when counting takes too long.
 pub(super) fn glance(root: &Path, rules: &Rules, cancel: &CancellationToken) -> Option<(u64, u64)> {
     let (mut entries, mut bytes, begin) = (0, 0, Instant::now());
-    for found in Walk::new(root, rules).ok()? {
+    for found in Walk::glance(root, rules).ok()? {
         if begin.elapsed() > GLANCE || cancel.is_cancelled() {
             return None;
         }

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, Seek as _, Write as _},
     path::Path,
-    sync::mpsc::{Receiver, Sender, channel, sync_channel},
+    sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
 };
 
 use prexor_format::{
@@ -26,6 +26,13 @@ use crate::{sink::Progress, source::SourceError};
 
 /// Batches on their way from the reading thread or back to it, a MiB each.
 const BATCHES: usize = 4;
+
+/// A file of this size is brought to the disk as soon as it is written, by a thread that does nothing else: at the end
+/// everything must be there, and until then the disk would have nothing to do.
+const LARGE: u64 = 1 << 20;
+
+/// Large files that may wait for the disk.
+const LARGE_FILES: usize = 32;
 
 /// Where an archive is unpacked to.
 pub(super) struct Destination<'a> {
@@ -53,9 +60,16 @@ pub(super) fn unpack(
     into: Destination<'_>,
     progress: &Progress,
 ) -> Result<Unpacked, SourceError> {
-    let listing = |e: io::Error| SourceError::Failed(format!("{}: {e}", into.index.display()));
+    let listing = |e: io::Error| match e.kind() {
+        io::ErrorKind::StorageFull => {
+            SourceError::NoSpace(format!("{}: the agent's disk is full", into.index.display()))
+        }
+        _ => SourceError::Failed(format!("{}: {e}", into.index.display())),
+    };
+    let (large_tx, large_rx) = sync_channel::<File>(LARGE_FILES);
     let mut making = Making {
         archive,
+        large: Some(large_tx),
         progress,
         index: IndexWriter::create(into.index).map_err(listing)?,
         held: into.held,
@@ -68,18 +82,24 @@ pub(super) fn unpack(
     let (full_tx, full_rx) = sync_channel(BATCHES);
     let (empty_tx, empty_rx) = channel();
     (0..=BATCHES).try_for_each(|_| empty_tx.send(Batch::default())).map_err(|e| failed(io::Error::other(e)))?;
-    let (made, read) = std::thread::scope(|threads| {
+    let (made, read, written) = std::thread::scope(|threads| {
         let reading = std::thread::Builder::new()
             .name("untar".to_owned())
             .spawn_scoped(threads, move || archive.read(&survey.held, &empty_rx, &full_tx))?;
+        let writing = std::thread::Builder::new()
+            .name("to-disk".to_owned())
+            .spawn_scoped(threads, move || large_rx.iter().try_for_each(|file| file.sync_data()))?;
         let made = making.batches(full_rx, empty_tx);
+        making.large = None;
         let crashed = |_| Err(SourceError::Failed("the thread that reads the archive ended abnormally".to_owned()));
-        io::Result::Ok((made, reading.join().unwrap_or_else(crashed)))
+        let written = writing.join().unwrap_or_else(|_| Err(io::Error::other("a thread ended abnormally")));
+        io::Result::Ok((made, reading.join().unwrap_or_else(crashed), written))
     })
     .map_err(failed)?;
     // When the making fails, the reading ends because nobody takes what it read.
     made?;
     let verified = read?;
+    written.map_err(failed)?;
     let root = making.finish_directories()?;
     let Making { index, root: tree, .. } = making;
     index.finish().map_err(listing)?;
@@ -88,7 +108,13 @@ pub(super) fn unpack(
 }
 
 fn failed(e: impl Into<io::Error>) -> SourceError {
-    SourceError::Failed(format!("unpacking: {}", e.into()))
+    let e = e.into();
+    match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => SourceError::NoSpace(
+            "no space left while unpacking: free some beside the root and start the restore again".to_owned(),
+        ),
+        _ => SourceError::Failed(format!("unpacking: {e}")),
+    }
 }
 
 /// An error about one entry that is being made.
@@ -121,6 +147,8 @@ struct AtWork {
 struct Making<'a> {
     archive: &'a Archive<'a>,
     progress: &'a Progress,
+    /// Takes files to the disk.
+    large: Option<SyncSender<File>>,
     index: IndexWriter,
     held: OwnedFd,
     root: OwnedFd,
@@ -186,12 +214,16 @@ impl Making<'_> {
         let Some(AtWork { entry, role, file, has_holes }) = self.at_work.take() else { return Ok(()) };
         let path = &entry.path;
         let mut identity = None;
-        if let (Some(file), EntryKind::File { size }) = (&file, &entry.kind) {
+        if let (Some(file), EntryKind::File { size }) = (file, &entry.kind) {
             if has_holes {
                 file.set_len(*size).map_err(|e| wrong(path, e))?;
             }
             applied(path, Target::Fd(file.as_fd()).apply(&entry.attributes, false))?;
-            identity = Some(Identity::of(&rustix::fs::fstat(file).map_err(|e| wrong(path, e))?));
+            identity = Some(Identity::of(&rustix::fs::fstat(&file).map_err(|e| wrong(path, e))?));
+            if let (Some(large), true) = (&self.large, *size >= LARGE) {
+                // When the thread is gone it says why at the end.
+                let _ = large.send(file);
+            }
         }
         if matches!(role, Role::Restored | Role::NameOf(_)) {
             self.index.add(&Record { entry, content, identity }).map_err(failed)?;

@@ -37,6 +37,8 @@ pub(super) enum Found {
 pub(super) struct Walk<'a> {
     root: PathBuf,
     rules: &'a Rules,
+    /// Whether only names and what a stat says are wanted: no file is opened, no extended attribute read.
+    glance: bool,
     cursor: Option<Cursor>,
     path: TreePath,
     /// The names still to visit, last first, of every directory from the root to the current one.
@@ -51,10 +53,23 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// When the root cannot be opened and listed.
     pub(super) fn new(root: &Path, rules: &'a Rules) -> io::Result<Self> {
+        Self::begin(root, rules, false)
+    }
+
+    /// As [`Walk::new`], for counting: entries come without extended attributes, and no file is opened.
+    ///
+    /// # Errors
+    /// When the root cannot be opened and listed.
+    pub(super) fn glance(root: &Path, rules: &'a Rules) -> io::Result<Self> {
+        Self::begin(root, rules, true)
+    }
+
+    fn begin(root: &Path, rules: &'a Rules, glance: bool) -> io::Result<Self> {
         let dir = os::open_dir_path(root)?;
         let mut walk = Self {
             root: root.to_owned(),
             rules,
+            glance,
             path: TreePath::root(),
             names: vec![reversed(os::names(&dir)?)],
             first_names: HashMap::new(),
@@ -62,13 +77,18 @@ impl<'a> Walk<'a> {
             cursor: None,
         };
         let stat = rustix::fs::fstat(&dir)?;
-        walk.emit(TreePath::root(), EntryKind::Directory, &stat, Target::Fd(dir.as_fd()).xattrs(), None);
+        let xattrs = walk.xattrs(Target::Fd(dir.as_fd()));
+        walk.emit(TreePath::root(), EntryKind::Directory, &stat, xattrs, None);
         walk.cursor = Some(Cursor::new(dir));
         Ok(walk)
     }
 
     fn note(&mut self, path: TreePath, note: impl Into<String>) {
         self.ready.push_back(Found::Note { path, note: note.into() });
+    }
+
+    fn xattrs(&self, of: Target<'_>) -> Xattrs {
+        if self.glance { Xattrs::default() } else { of.xattrs() }
     }
 
     fn emit(&mut self, path: TreePath, kind: EntryKind, stat: &Stat, xattrs: Xattrs, file: Option<File>) {
@@ -131,7 +151,8 @@ impl<'a> Walk<'a> {
                 let dir = os::open_dir(at, name)?;
                 let names = os::names(&dir)?;
                 let stat = rustix::fs::fstat(&dir)?;
-                self.emit(path.clone(), EntryKind::Directory, &stat, Target::Fd(dir.as_fd()).xattrs(), None);
+                let xattrs = self.xattrs(Target::Fd(dir.as_fd()));
+                self.emit(path.clone(), EntryKind::Directory, &stat, xattrs, None);
                 cursor.enter(dir).map_err(|_| Errno::NOENT)?;
                 self.path = path;
                 self.names.push(reversed(names));
@@ -141,6 +162,14 @@ impl<'a> Walk<'a> {
                     let kind = EntryKind::HardLink { target: first.clone() };
                     let entry = Entry { path, kind, attributes: os::attributes(&stat, Vec::new()) };
                     self.ready.push_back(Found::Entry { entry, file: None });
+                    return Ok(());
+                }
+                if self.glance {
+                    if stat.st_nlink > 1 {
+                        self.first_names.insert(os::file_id(&stat), path.clone());
+                    }
+                    let size = u64::try_from(stat.st_size).unwrap_or(0);
+                    self.emit(path, EntryKind::File { size }, &stat, Xattrs::default(), None);
                     return Ok(());
                 }
                 // Should it have become a named pipe meanwhile, opening must not wait for a writer.
@@ -160,9 +189,9 @@ impl<'a> Walk<'a> {
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(at, os::name(name), Vec::new())?.into_bytes();
-                self.emit(path, EntryKind::Symlink { target }, &stat, named.xattrs(), None);
+                self.emit(path, EntryKind::Symlink { target }, &stat, self.xattrs(named), None);
             }
-            FileType::Fifo => self.emit(path, EntryKind::Fifo, &stat, named.xattrs(), None),
+            FileType::Fifo => self.emit(path, EntryKind::Fifo, &stat, self.xattrs(named), None),
             FileType::Socket => self.note(path, "socket skipped"),
             FileType::CharacterDevice | FileType::BlockDevice => self.note(path, "device skipped"),
             FileType::Unknown => self.note(path, "skipped: of unknown type"),

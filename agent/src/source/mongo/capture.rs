@@ -1,61 +1,208 @@
-//! Captures every namespace of the database into the files of a mongodump directory.
+//! Captures every namespace of the database, as it was at one time, into the files of a mongodump directory.
 
-use std::io::{self, Write as _};
+use std::sync::Arc;
 
+use futures::StreamExt as _;
 use prexor_format::{
-    digest::{ContentDigest, ContentHasher, Order},
-    gzip::GzipWriter,
+    digest::Order,
+    gzip::Level,
     manifest::{Collection, CollectionType, Consistency, Contents, MongoContents},
     mongodump::{self, BUCKETS_PREFIX, Metadata, definition_digest},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::{
-    Server, catalog,
-    catalog::Namespace,
-    drain::{Batches, drain, panicked},
+    MongoConfig, ReadFrom, Server,
+    catalog::{self, Namespace},
+    drain::panicked,
     inspect,
+    server::CursorError,
 };
 use crate::{
-    sink::{ArtifactSink, FileWriter},
+    sink::ArtifactSink,
     source::{Captured, SourceError},
 };
 
+mod capped;
+mod moment;
+mod oplog;
+mod output;
+mod ranges;
+mod scan;
+
+use capped::Capped;
+use moment::Moment;
+use output::{Output, write_file};
+use scan::{Budget, Scan, View};
+
 /// What is told in `prelude.json` where mongodump tells its own version.
 const TOOL_VERSION: &str = concat!("prexor-", env!("CARGO_PKG_VERSION"));
+/// Collections that are captured side by side.
+const SIDE_BY_SIDE: usize = 3;
+/// How often a capture begins anew because what it reads was dropped, renamed or overwritten under it.
+const RESTARTS: u32 = 3;
+
+/// How a capture is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CaptureOptions {
+    /// How hard to compress.
+    pub compression: Level,
+    /// The member of the set that is read from.
+    pub read_from: ReadFrom,
+}
+
+/// What an attempt must put up with.
+#[derive(Debug, Clone, Default)]
+struct What {
+    /// Why capped collections are read as they are, if they are.
+    inexact_capped: Option<String>,
+}
+
+/// Why an attempt failed.
+#[derive(Debug)]
+enum Failure {
+    /// What is captured changed under it: another attempt may succeed.
+    Again(String),
+    /// The account may not do it.
+    Denied(String),
+    /// Anything else.
+    Source(SourceError),
+}
+
+impl Failure {
+    fn of(error: CursorError, server: &Server, collection: &str, view: View) -> Self {
+        let at_a_time = matches!(view, View::At(_));
+        if error.is_too_late() {
+            return Self::Source(SourceError::Failed(format!(
+                "{}: the server let go of the history that {collection} was to be read from, because the capture took \
+                 too long: let it keep more, as with db.adminCommand({{setParameter: 1, \
+                 minSnapshotHistoryWindowInSeconds: 3600}}), and in mongod.conf",
+                server.target()
+            )));
+        }
+        if error.is_overrun() || error.is_gone() || (at_a_time && error.is_without_history()) {
+            let what =
+                if error.is_overrun() { "was overwritten faster than it was read" } else { "was dropped or replaced" };
+            return Self::Again(format!("{collection} {what}"));
+        }
+        let denied = error.is_denied();
+        let error = error.explain(server, &format!("read {collection}"));
+        if denied { Self::Denied(error.to_string()) } else { Self::Source(error) }
+    }
+
+    fn into_source(self) -> SourceError {
+        match self {
+            Self::Again(why) => SourceError::Failed(why),
+            Self::Denied(why) => SourceError::Denied(why),
+            Self::Source(e) => e,
+        }
+    }
+}
+
+/// One attempt.
+struct Run {
+    server: Arc<Server>,
+    sink: ArtifactSink,
+    view: View,
+    budget: Budget,
+    level: Level,
+    tracker: TaskTracker,
+}
 
 /// See [`crate::source::Source::capture`].
 pub(super) async fn capture(
-    server: &Server,
+    config: &MongoConfig,
+    options: CaptureOptions,
     sink: ArtifactSink,
-    cancel: &CancellationToken,
 ) -> Result<Captured, SourceError> {
-    let before = catalog::list(server).await?;
-    sink.progress().set_total_bytes(inspect::stats(server).await?.bytes);
-    write_file(&sink, mongodump::prelude_path(), mongodump::prelude(&server.version, TOOL_VERSION)).await?;
-    let mut warnings = vec![
-        "collections were read one after the other while writes went on: they do not show one point in time".to_owned(),
-    ];
-    if before.has_functions {
+    let server = Arc::new(Server::open_to_read(config, options.read_from).await?);
+    sink.progress().set_total_bytes(inspect::stats(&server).await?.bytes);
+    let mut what = What::default();
+    for restarts in 0..=RESTARTS {
+        let tracker = TaskTracker::new();
+        let failure = match attempt(&server, options, &sink, &what, &tracker).await {
+            Ok(captured) => return Ok(captured),
+            Err(failure) => failure,
+        };
+        // Threads that still write must not write into the next attempt.
+        tracker.close();
+        tracker.wait().await;
+        let Failure::Again(why) = failure else { return Err(failure.into_source()) };
+        if restarts == RESTARTS {
+            return Err(SourceError::Failed(format!(
+                "{}: {why} while it was captured, {RESTARTS} times in a row: try again when that is over",
+                server.target()
+            )));
+        }
+        tracing::warn!("the capture begins anew: {why}");
+        if restarts + 1 == RESTARTS {
+            // Where capped collections are in the way, all else is still worth having.
+            what.inexact_capped = Some(why);
+        }
+        sink.restart().await.map_err(|_| SourceError::Cancelled)?;
+    }
+    Err(SourceError::Failed("the capture came to no end".to_owned()))
+}
+
+async fn attempt(
+    server: &Arc<Server>,
+    options: CaptureOptions,
+    sink: &ArtifactSink,
+    what: &What,
+    tracker: &TaskTracker,
+) -> Result<Captured, Failure> {
+    let budget = Budget::new();
+    let Moment { catalog, view, mut capped, consistency, mut warnings } =
+        moment::choose(server, &budget, what.clone()).await?;
+    if catalog.has_functions {
         warnings.push("stored functions (system.js) are not captured".to_owned());
     }
+    let (sink, tracker) = (sink.clone(), tracker.clone());
+    let run = Arc::new(Run { server: server.clone(), sink, view, budget, level: options.compression, tracker });
+    let prelude = mongodump::prelude(&server.version, TOOL_VERSION);
+    write_file(&run.sink, mongodump::prelude_path(), prelude, &run.tracker).await.map_err(Failure::Source)?;
+
+    let mut sized = Vec::new();
+    for (name, namespace) in &catalog.live {
+        sized.push((server.size_of(&source_of(name, namespace.kind)).await, name, namespace));
+    }
+    // Capped ones first, for they run away; then the big ones, so that none is left over at the end.
+    sized.sort_by_key(|(size, name, namespace)| (!namespace.is_capped(), u64::MAX - size, *name));
+    let tasks: Vec<_> = sized
+        .into_iter()
+        .map(|(size, name, namespace)| {
+            let (run, name, namespace, capped) = (run.clone(), name.clone(), namespace.clone(), capped.remove(name));
+            let tracker = run.tracker.clone();
+            let task = async move { (run.collection(&name, &namespace, size, capped).await, name) };
+            // Tracked as well: an aborted task goes on to its next pause, and must not write into the next attempt.
+            let task = tracker.track_future(task);
+            async move { AbortOnDropHandle::new(tokio::spawn(task)).await }
+        })
+        .collect();
     let mut collections = Vec::new();
-    for (name, namespace) in &before.live {
-        if cancel.is_cancelled() {
-            return Err(SourceError::Cancelled);
-        }
-        match collection(server, &sink, name, namespace).await? {
+    let mut done = futures::stream::iter(tasks).buffer_unordered(SIDE_BY_SIDE);
+    while let Some(ended) = done.next().await {
+        let (entry, name) = ended.map_err(|e| Failure::Source(panicked(&e)))?;
+        match entry? {
             Some(entry) => collections.push(entry),
             None => warnings.push(format!("{name} was dropped during the capture and is not part of it")),
         }
     }
-    changes(&before, &catalog::list(server).await?, &collections, &mut warnings);
+    drop(done);
+    if consistency == Consistency::Fuzzy && view == View::Latest {
+        let after = catalog::list(server).await.map_err(Failure::Source)?;
+        for name in after.live.keys().filter(|n| !catalog.live.contains_key(*n)) {
+            warnings.push(format!("{name} was created during the capture and is not part of it"));
+        }
+    }
+    collections.sort_by(|a, b| (&a.database, &a.name).cmp(&(&b.database, &b.name)));
+    warnings.sort();
     let contents = MongoContents {
         server_version: server.version.clone(),
         feature_compatibility_version: inspect::feature_compatibility_version(server).await,
         replica_set: server.replica_set.clone(),
         databases: vec![server.database().to_owned()],
-        consistency: Consistency::Fuzzy,
+        consistency,
         collections,
     };
     Ok(Captured {
@@ -66,117 +213,115 @@ pub(super) async fn capture(
     })
 }
 
-/// Captures one namespace; `None` when it is gone.
-async fn collection(
-    server: &Server,
-    sink: &ArtifactSink,
-    name: &str,
-    namespace: &Namespace,
-) -> Result<Option<Collection>, SourceError> {
-    sink.progress().set_subject(name);
-    let Some((options, indexes)) = catalog::definition(server, name, namespace).await? else { return Ok(None) };
-    let kind = namespace.kind;
-    let definition = definition_digest(&options, &indexes, kind).map_err(|e| unfit(name, &e))?;
-    let metadata = Metadata {
-        options,
-        indexes,
-        uuid: namespace.uuid.clone().filter(|_| kind == CollectionType::Collection),
-        collection: name.to_owned(),
-        kind,
-    };
-    let json = metadata.to_json().map_err(|e| unfit(name, &e))?;
-    // What does not read back as it is now could not be restored as it is now.
-    if Metadata::from_json(&json, "").ok().as_ref() != Some(&metadata) {
-        return Err(unfit(name, &"they do not survive the way through Extended JSON"));
-    }
-    let data = match kind {
-        CollectionType::View => None,
-        CollectionType::Collection => Some((name.to_owned(), mongodump::data_path(server.database(), name, false))),
-        CollectionType::Timeseries => {
-            Some((format!("{BUCKETS_PREFIX}{name}"), mongodump::data_path(server.database(), name, true)))
-        }
-    };
-    let mut entry = Collection {
-        database: server.database().to_owned(),
-        name: name.to_owned(),
-        kind,
-        documents: 0,
-        bson_bytes: 0,
-        indexes: u32::try_from(metadata.indexes.len()).unwrap_or(u32::MAX),
-        data_path: None,
-        metadata_path: mongodump::metadata_path(server.database(), name),
-        content: None,
-        definition,
-    };
-    if let Some((source, path)) = data {
-        let order = if namespace.is_capped() { Order::Sequence } else { Order::Multiset };
-        let (to, file) = (sink.clone(), path.clone());
-        let written = drain(server, &source, move |batches| write_documents(&to, file, order, batches)).await;
-        let written = match written {
-            Ok(written) => written,
-            Err(e) if e.is_gone() => return Ok(None),
-            Err(e) => return Err(e.explain(server, &format!("read {name}"))),
+impl Run {
+    /// Captures one namespace; `None` when it is gone and that matters to no other.
+    async fn collection(
+        &self,
+        name: &str,
+        namespace: &Namespace,
+        size: u64,
+        capped: Option<Capped>,
+    ) -> Result<Option<Collection>, Failure> {
+        self.sink.progress().set_subject(name);
+        let server = &self.server;
+        let Some((options, indexes)) = catalog::definition(server, name, namespace).await.map_err(Failure::Source)?
+        else {
+            return self.gone(name);
         };
-        (entry.documents, entry.bson_bytes) = (written.documents, written.bytes);
-        (entry.content, entry.data_path) = (Some(written.content), Some(path));
+        let kind = namespace.kind;
+        let definition = definition_digest(&options, &indexes, kind).map_err(|e| unfit(name, &e))?;
+        let metadata = Metadata {
+            options,
+            indexes,
+            uuid: namespace.uuid.clone().filter(|_| kind == CollectionType::Collection),
+            collection: name.to_owned(),
+            kind,
+        };
+        let json = metadata.to_json().map_err(|e| unfit(name, &e))?;
+        // What does not read back as it is now could not be restored as it is now.
+        if Metadata::from_json(&json, "").ok().as_ref() != Some(&metadata) {
+            return Err(unfit(name, &"they do not survive the way through Extended JSON"));
+        }
+        let mut entry = Collection {
+            database: server.database().to_owned(),
+            name: name.to_owned(),
+            kind,
+            documents: 0,
+            bson_bytes: 0,
+            indexes: u32::try_from(metadata.indexes.len()).unwrap_or(u32::MAX),
+            data_path: None,
+            metadata_path: mongodump::metadata_path(server.database(), name),
+            content: None,
+            definition,
+        };
+        if kind != CollectionType::View {
+            let path = mongodump::data_path(server.database(), name, kind == CollectionType::Timeseries);
+            let order = if namespace.is_capped() { Order::Sequence } else { Order::Multiset };
+            let output = Output::new(&self.sink, path.clone(), order, self.level, &self.tracker);
+            let read = self.read(name, namespace, size, capped, &output).await;
+            let there = match &read {
+                Ok(()) => catalog::is_still(server, name, namespace).await.map_err(Failure::Source)?,
+                Err(_) => false,
+            };
+            let written = match read {
+                Ok(()) if there => output.finish().await.map_err(Failure::Source)?,
+                // A collection that was dropped reads as an empty one, without an error.
+                Ok(()) => return self.gone(name),
+                Err(Failure::Again(_)) if self.view == View::Latest => return self.gone(name),
+                // The writer met something, and its reader could only see it go.
+                Err(Failure::Source(SourceError::Cancelled)) => {
+                    return Err(Failure::Source(output.failure().await.err().unwrap_or(SourceError::Cancelled)));
+                }
+                Err(failure) => return Err(failure),
+            };
+            (entry.documents, entry.bson_bytes) = (written.documents, written.bytes);
+            (entry.content, entry.data_path) = (Some(written.content), Some(path));
+        }
+        let path = entry.metadata_path.clone();
+        write_file(&self.sink, path, json, &self.tracker).await.map_err(Failure::Source)?;
+        Ok(Some(entry))
     }
-    write_file(sink, entry.metadata_path.clone(), json).await?;
-    Ok(Some(entry))
-}
 
-struct Written {
-    documents: u64,
-    bytes: u64,
-    content: ContentDigest,
-}
-
-/// Blocking. A file that is not finished is never stored, so giving up needs no cleaning.
-fn write_documents(sink: &ArtifactSink, path: String, order: Order, batches: Batches) -> Result<Written, SourceError> {
-    let mut out = GzipWriter::new(sink.create(path).map_err(|e| broken(&e))?);
-    let mut hasher = ContentHasher::new(order);
-    let (mut documents, mut bytes) = (0, 0);
-    batches.for_each(|document, _| {
-        hasher.add(document);
-        documents += 1;
-        bytes += document.len() as u64;
-        sink.progress().add(document.len() as u64, 1);
-        out.write_all(document).map_err(|e| broken(&e))
-    })?;
-    out.finish().and_then(FileWriter::finish).map_err(|e| broken(&e))?;
-    Ok(Written { documents, bytes, content: hasher.finish() })
-}
-
-async fn write_file(sink: &ArtifactSink, path: String, content: Vec<u8>) -> Result<(), SourceError> {
-    let sink = sink.clone();
-    let write = move || {
-        let mut out = GzipWriter::new(sink.create(path)?);
-        out.write_all(&content)?;
-        out.finish()?.finish().map(drop)
-    };
-    tokio::task::spawn_blocking(write).await.map_err(|e| panicked(&e))?.map_err(|e| broken(&e))
-}
-
-/// Names what came, went or was replaced between two listings.
-fn changes(before: &catalog::Catalog, after: &catalog::Catalog, captured: &[Collection], warnings: &mut Vec<String>) {
-    for name in after.live.keys().filter(|n| !before.live.contains_key(*n)) {
-        warnings.push(format!("{name} was created during the capture and is not part of it"));
+    async fn read(
+        &self,
+        name: &str,
+        namespace: &Namespace,
+        size: u64,
+        capped: Option<Capped>,
+        output: &Output,
+    ) -> Result<(), Failure> {
+        if let Some(capped) = capped {
+            return capped.read(&self.server, &self.budget, name, output).await;
+        }
+        if !namespace.is_capped() {
+            return ranges::read(self, &source_of(name, namespace.kind), size, output).await;
+        }
+        let view = if self.view == View::Latest { View::Latest } else { View::Majority };
+        let mut scan = Scan::new(&self.server, &self.budget, name, view);
+        while let Some(block) = scan.next().await? {
+            output.add(block).await.map_err(Failure::Source)?;
+        }
+        Ok(())
     }
-    for entry in captured {
-        let (old, new) = (before.live.get(&entry.name), after.live.get(&entry.name));
-        if old.map(|n| &n.uuid) != new.map(|n| &n.uuid) {
-            warnings.push(format!("{} was dropped or replaced during the capture: it may be incomplete", entry.name));
+
+    /// At one time all collections belong together; otherwise one may be missing.
+    fn gone(&self, name: &str) -> Result<Option<Collection>, Failure> {
+        match self.view {
+            View::Latest => Ok(None),
+            View::At(_) | View::Majority => Err(Failure::Again(format!("{name} was dropped or replaced"))),
         }
     }
 }
 
-fn unfit(name: &str, why: &dyn std::fmt::Display) -> SourceError {
-    SourceError::Failed(format!("the options and indexes of {name} cannot be written to a dump: {why}"))
+/// The collection that holds the documents.
+fn source_of(name: &str, kind: CollectionType) -> String {
+    match kind {
+        CollectionType::Timeseries => format!("{BUCKETS_PREFIX}{name}"),
+        CollectionType::Collection | CollectionType::View => name.to_owned(),
+    }
 }
 
-/// The sink fails only when its receiver is gone.
-fn broken(error: &io::Error) -> SourceError {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe => SourceError::Cancelled,
-        _ => SourceError::Failed(format!("cannot write the capture: {error}")),
-    }
+fn unfit(name: &str, why: &dyn std::fmt::Display) -> Failure {
+    let why = format!("the options and indexes of {name} cannot be written to a dump: {why}");
+    Failure::Source(SourceError::Failed(why))
 }

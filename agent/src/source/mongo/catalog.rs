@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use futures::StreamExt as _;
+use mongodb::raw_batch_cursor::RawBatchCursor;
 use prexor_format::{
-    bson::{DocBuilder, EMPTY_DOCUMENT, Elements},
+    bson::{DocBuilder, EMPTY_DOCUMENT, Elements, kind},
     manifest::CollectionType,
     mongodump::BUCKETS_PREFIX,
 };
@@ -17,7 +18,7 @@ use super::{
 use crate::source::SourceError;
 
 /// A live collection, view or time series.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Namespace {
     pub(super) kind: CollectionType,
     /// `options` of listCollections.
@@ -54,8 +55,24 @@ impl Catalog {
 
 /// Lists the namespaces.
 pub(super) async fn list(server: &Server) -> Result<Catalog, SourceError> {
+    list_where(server, EMPTY_DOCUMENT).await
+}
+
+/// Whether `name` still is what it was when it was listed as `namespace`.
+pub(super) async fn is_still(server: &Server, name: &str, namespace: &Namespace) -> Result<bool, SourceError> {
+    // By name alone, which the server looks up instead of listing all.
+    let buckets = format!("{BUCKETS_PREFIX}{name}");
+    let (mut names, mut one_of, mut filter) = (DocBuilder::new(), DocBuilder::new(), DocBuilder::new());
+    names.string("0", name).string("1", &buckets);
+    one_of.raw(kind::ARRAY, b"$in", &names.finish());
+    filter.document("name", &one_of.finish());
+    let now = list_where(server, &filter.finish()).await?;
+    Ok(now.live.get(name).is_some_and(|n| n.uuid == namespace.uuid && n.kind == namespace.kind))
+}
+
+async fn list_where(server: &Server, filter: &[u8]) -> Result<Catalog, SourceError> {
     let mut command = DocBuilder::new();
-    command.int32("listCollections", 1).document("cursor", EMPTY_DOCUMENT);
+    command.int32("listCollections", 1).document("filter", filter).document("cursor", EMPTY_DOCUMENT);
     let mut catalog = Catalog::default();
     let mut buckets = BTreeMap::new();
     let doing = "list collections";
@@ -78,6 +95,10 @@ pub(super) async fn list(server: &Server) -> Result<Catalog, SourceError> {
             };
             let options = Elements::find(&entry, "options").and_then(|o| o.as_document());
             let options = options.unwrap_or(EMPTY_DOCUMENT).to_vec();
+            // A result in the making ($out, mapReduce): it is renamed when it is whole, or dropped.
+            if Elements::find(&options, "temp").and_then(|e| e.as_bool()).unwrap_or(false) {
+                continue;
+            }
             let found = if name.starts_with(temporary::PREFIX) { &mut catalog.temporary } else { &mut catalog.live };
             found.insert(name, Namespace { kind, options, uuid });
         }
@@ -114,9 +135,12 @@ pub(super) async fn definition(
     Ok(indexes.map(|i| (namespace.options.clone(), i)))
 }
 
-/// All documents of a cursor: for catalogs only, which are small.
 async fn documents(server: &Server, command: Vec<u8>) -> Result<Vec<Vec<u8>>, CursorError> {
-    let mut cursor = server.cursor(command).await?;
+    all_of(server.cursor(command).await?).await
+}
+
+/// All documents of a cursor: for what is small only.
+pub(super) async fn all_of(mut cursor: RawBatchCursor) -> Result<Vec<Vec<u8>>, CursorError> {
     let mut all = Vec::new();
     while let Some(batch) = cursor.next().await {
         let batch = batch.map_err(CursorError::Driver)?;

@@ -17,6 +17,10 @@ use prexor_format::bson::DocBuilder;
 use super::{MongoConfig, members};
 use crate::source::SourceError;
 
+mod reading;
+
+pub use reading::ReadFrom;
+
 /// How long a server may take to answer at all. Both ends are in one data centre, most often on one host.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -34,6 +38,10 @@ pub(super) const NAMESPACE_NOT_FOUND: i32 = 26;
 /// `QueryPlanKilled`: what an open cursor says when its collection is dropped.
 pub(super) const QUERY_PLAN_KILLED: i32 = 175;
 const UNAUTHORIZED: i32 = 13;
+const CAPPED_POSITION_LOST: i32 = 136;
+const KEY_NOT_FOUND: i32 = 211;
+const SNAPSHOT_TOO_OLD: i32 = 239;
+const SNAPSHOT_UNAVAILABLE: i32 = 246;
 const AUTHENTICATION_FAILED: i32 = 18;
 const OUT_OF_DISK_SPACE: i32 = 14031;
 /// `WriteConcernFailed`, `UnsatisfiableWriteConcern`: written, and the majority has not confirmed it.
@@ -57,28 +65,29 @@ pub(super) struct Server {
 impl Server {
     /// Connects, authenticates, and asks the server what it is.
     pub(super) async fn open(config: &MongoConfig) -> Result<Self, SourceError> {
-        let name = &config.database;
-        if name.is_empty() || name.len() > 63 || name.contains(['/', '\\', '.', ' ', '"', '$', '\0']) {
-            return Err(SourceError::Invalid(format!("'{name}' is no name of a MongoDB database")));
-        }
-        let mut options = ClientOptions::parse(&config.uri).await.map_err(|e| bad_uri(&e))?;
-        options.server_selection_timeout = Some(REACHABLE_WITHIN);
-        options.connect_timeout = Some(REACHABLE_WITHIN);
-        options.app_name = Some(APP_NAME.to_owned());
+        let options = options(config).await?;
+        let client = Client::with_options(options.clone()).map_err(|e| bad_uri(&e))?;
+        Self::on(client, config, &options).introduced().await
+    }
+
+    fn on(client: Client, config: &MongoConfig, options: &ClientOptions) -> Self {
         let place = options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let client = Client::with_options(options).map_err(|e| bad_uri(&e))?;
-        let (db, version, accepts_absent) = (client.database(name), String::new(), AtomicBool::new(false));
-        let mut server = Self { db, client, place, version, replica_set: None, accepts_absent };
-        let hello = server.ask(doc! { "hello": 1 }).await?;
+        let (db, accepts_absent) = (client.database(&config.database), AtomicBool::new(false));
+        Self { db, client, place, version: String::new(), replica_set: None, accepts_absent }
+    }
+
+    /// Asks the server what it is.
+    async fn introduced(mut self) -> Result<Self, SourceError> {
+        let hello = self.ask(doc! { "hello": 1 }).await?;
         if hello.get_str("msg").is_ok_and(|m| m == "isdbgrid") {
             return Err(SourceError::Failed(format!(
                 "{} is a mongos: sharded clusters cannot be backed up with this product, point the agent at a replica set",
-                server.place
+                self.place
             )));
         }
-        server.replica_set = hello.get_str("setName").ok().map(str::to_owned);
-        server.version = server.ask(doc! { "buildInfo": 1 }).await?.get_str("version").unwrap_or("?").to_owned();
-        Ok(server)
+        self.replica_set = hello.get_str("setName").ok().map(str::to_owned);
+        self.version = self.ask(doc! { "buildInfo": 1 }).await?.get_str("version").unwrap_or("?").to_owned();
+        Ok(self)
     }
 
     /// The database's name.
@@ -237,11 +246,6 @@ pub(super) enum CursorError {
 }
 
 impl CursorError {
-    /// Whether it says that the collection is gone.
-    pub(super) fn is_gone(&self) -> bool {
-        matches!(self, Self::Driver(e) if matches!(code(e), Some(NAMESPACE_NOT_FOUND | QUERY_PLAN_KILLED)))
-    }
-
     /// In our words.
     pub(super) fn explain(self, server: &Server, doing: &str) -> SourceError {
         match self {
@@ -249,6 +253,19 @@ impl CursorError {
             Self::Source(e) => e,
         }
     }
+}
+
+/// What the driver is told, whatever the URI says; the URI's database has no part in it.
+async fn options(config: &MongoConfig) -> Result<ClientOptions, SourceError> {
+    let name = &config.database;
+    if name.is_empty() || name.len() > 63 || name.contains(['/', '\\', '.', ' ', '"', '$', '\0']) {
+        return Err(SourceError::Invalid(format!("'{name}' is no name of a MongoDB database")));
+    }
+    let mut options = ClientOptions::parse(&config.uri).await.map_err(|e| bad_uri(&e))?;
+    options.server_selection_timeout = Some(REACHABLE_WITHIN);
+    options.connect_timeout = Some(REACHABLE_WITHIN);
+    options.app_name = Some(APP_NAME.to_owned());
+    Ok(options)
 }
 
 /// The code of a command's error.

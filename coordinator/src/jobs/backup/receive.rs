@@ -61,6 +61,7 @@ async fn stream(ctx: &Context, job: &JobHandle, id: &BackupId, choice: &Choice) 
             CaptureFrame::Begin { file, path } => files.begin(file, &path).await?,
             CaptureFrame::Chunk { file, data } => files.upload(file)?.write(data).await?,
             CaptureFrame::FileEnd { file, size_bytes, sha256 } => files.end(file, size_bytes, sha256).await?,
+            CaptureFrame::Restart => files.restart().await?,
             CaptureFrame::Progress(p) => job.progress(Progress { artifact_id: artifact_id.clone(), ..p }),
             CaptureFrame::End(end) => break end,
         }
@@ -163,6 +164,16 @@ impl<'a> Files<'a> {
         Ok(())
     }
 
+    /// The agent begins anew: what came so far goes.
+    async fn restart(&mut self) -> Result<(), Error> {
+        self.open.clear();
+        self.seen.clear();
+        for file in self.stored.drain(..) {
+            self.store.remove_file(self.id, &file.path).await?;
+        }
+        Ok(())
+    }
+
     /// All files, by path. One that was begun and not ended does not count: its source went away while it was read, and
     /// the agent has left it out of the contents.
     fn finish(mut self) -> Result<Vec<StoredFile>, Error> {
@@ -215,6 +226,28 @@ mod tests {
             files.upload(1).unwrap().write(Bytes::from_static(b"abc")).await.unwrap();
             let e = files.end(1, 3, Sha256Digest::of(b"abd")).await.unwrap_err();
             assert!(e.message.contains(path), "{e}");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_restart_is_gone() {
+        with_files(async |mut files, store| {
+            let (id, sha256) = (files.id, Sha256Digest::of(b"abc"));
+            for (n, path) in ["filesystem/h1/a", "filesystem/h1/b", "filesystem/h1/c"].iter().enumerate() {
+                files.begin(n as u32, path).await.unwrap();
+                files.upload(n as u32).unwrap().write(Bytes::from_static(b"abc")).await.unwrap();
+            }
+            files.end(0, 3, sha256).await.unwrap();
+            files.end(1, 3, sha256).await.unwrap();
+            files.restart().await.unwrap();
+            files.begin(3, "filesystem/h1/b").await.unwrap();
+            files.upload(3).unwrap().write(Bytes::from_static(b"abc")).await.unwrap();
+            files.end(3, 3, sha256).await.unwrap();
+            let paths: Vec<String> = files.finish().unwrap().into_iter().map(|f| f.path).collect();
+            assert_eq!(paths, ["filesystem/h1/b"]);
+            let dir = store.root().join(id.to_string()).join("filesystem/h1");
+            assert!(dir.join("b").exists() && !dir.join("a").exists());
         })
         .await;
     }

@@ -2,7 +2,7 @@
 
 use prexor_format::artifact::ArtifactKind;
 use prexor_proto::{
-    backup::{Backup, CreateBackupRequest, job_result},
+    backup::{Backup, CreateBackupRequest, JobState, job_result},
     convert,
 };
 
@@ -16,26 +16,27 @@ use crate::{
     view::{BackupView, JobView},
 };
 
+/// The request for a backup of these kinds, or of everything there is.
+pub fn request(description: String, scope: &[ArtifactKind], no_queue: bool) -> CreateBackupRequest {
+    let scope = ArtifactKind::ALL.into_iter().filter(|k| scope.contains(k));
+    CreateBackupRequest {
+        request_id: client::request_id(),
+        description,
+        scope: scope.map(|k| convert::kind_to_wire(k).into()).collect(),
+        no_queue,
+    }
+}
+
 /// Makes a backup and prints it, or the job with `detach`.
 ///
 /// # Errors
 /// When there is no backup in the end.
-pub async fn run(
-    printer: &Printer,
-    description: String,
-    scope: &[ArtifactKind],
-    detach: bool,
-) -> Result<Exit, Failure> {
-    let scope = ArtifactKind::ALL.into_iter().filter(|k| scope.contains(k));
-    let request = CreateBackupRequest {
-        request_id: client::request_id(),
-        description,
-        scope: scope.map(|k| convert::kind_to_wire(k).into()).collect(),
-    };
+pub async fn run(printer: &Printer, request: CreateBackupRequest, detach: bool) -> Result<Exit, Failure> {
     let client = Client::connect().await?;
     let job = client.call(request, |s, r| async move { s.backups().create_backup(r).await }).await?;
     if detach {
-        printer.line(&format!("{} makes the backup", job.id));
+        let when = if job.state() == JobState::Queued { " when it is its turn" } else { "" };
+        printer.line(&format!("{} makes the backup{when}", job.id));
         outcome::detached(printer, &job.id);
         printer.document(&JobView::from(&job));
         return Ok(Exit::Ok);

@@ -1,14 +1,11 @@
 //! `prexorctl backup show`.
 
-use prexor_format::{
-    id::BackupId,
-    manifest::{Artifact, Contents, Manifest},
-};
+use prexor_format::manifest::{Artifact, Contents, Manifest};
 use prexor_proto::backup::{Backup, BackupState, GetBackupRequest, GetBackupResponse};
 use serde_json::Value;
 
 use crate::{
-    client::Client, commands::outcome, exit::Exit, failure::Failure, hints::Hint, printer::Printer, text,
+    cli::Target, client::Client, commands::outcome, exit::Exit, failure::Failure, hints::Hint, printer::Printer, text,
     view::BackupView,
 };
 
@@ -16,7 +13,7 @@ use crate::{
 ///
 /// # Errors
 /// When there is none of this id, or it is damaged.
-pub async fn run(printer: &Printer, id: &BackupId) -> Result<Exit, Failure> {
+pub async fn run(printer: &Printer, id: &Target) -> Result<Exit, Failure> {
     let client = Client::connect().await?;
     let request = GetBackupRequest { backup_id: id.to_string() };
     let found = client.call(request, |s, r| async move { s.backups().get_backup(r).await }).await;
@@ -25,7 +22,7 @@ pub async fn run(printer: &Printer, id: &BackupId) -> Result<Exit, Failure> {
     printer.document(&document(&backup, &manifest_json)?);
     printer.lines(lines(&backup, serde_json::from_str(&manifest_json).ok().as_ref()));
     if backup.state() == BackupState::Damaged {
-        return Err(Failure::damaged(format!("{id} is damaged: {}", backup.problem)).hint(Hint::ListBackups));
+        return Err(Failure::damaged(format!("{} is damaged: {}", backup.id, backup.problem)).hint(Hint::ListBackups));
     }
     Ok(Exit::Ok)
 }

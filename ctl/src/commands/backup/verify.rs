@@ -1,10 +1,10 @@
 //! `prexorctl backup verify`.
 
-use prexor_format::id::BackupId;
 use prexor_proto::backup::{Check, VerifyBackupRequest, VerifyReport, job_result};
 use serde::Serialize;
 
 use crate::{
+    cli::Target,
     client::{self, Client},
     commands::outcome,
     exit::Exit,
@@ -27,14 +27,14 @@ struct Document<'a> {
 ///
 /// # Errors
 /// When it is damaged, or could not be checked.
-pub async fn run(printer: &Printer, id: &BackupId, details: bool) -> Result<Exit, Failure> {
+pub async fn run(printer: &Printer, id: &Target, details: bool) -> Result<Exit, Failure> {
     let client = Client::connect().await?;
     let request = VerifyBackupRequest { request_id: client::request_id(), backup_id: id.to_string() };
     let asked = client.call(request, |s, r| async move { s.backups().verify_backup(r).await }).await;
     let job = asked.map_err(outcome::about_backup)?;
     let Some(job) = outcome::wait(&client, printer, &job).await? else { return Ok(Exit::Detached) };
     if let job_result::Result::Verify(report) = outcome::result(&job)? {
-        printer.document(&Document { backup_id: &id.to_string(), job_id: &job.id, report: report.into() });
+        printer.document(&Document { backup_id: &job.backup_id, job_id: &job.id, report: report.into() });
         if details {
             printer.lines(notes(report));
         }

@@ -46,17 +46,17 @@ pub fn lines(jobs: &[Job], now: Timestamp) -> Vec<String> {
                 view::job_kind(job.kind()).to_owned(),
                 view::job_state(job.state()).to_owned(),
                 backup.to_owned(),
-                text::wire_time(job.created_at.as_ref()),
+                text::wire_time(job.started_at.as_ref()),
                 took(job, now),
             ]
         }),
     )
 }
 
-/// How long it took, or has been going on.
+/// How long it took, or has been going on; `-` for one that has not begun.
 pub fn took(job: &Job, now: Timestamp) -> String {
     let end = view::at(job.finished_at.as_ref()).unwrap_or(now);
-    view::at(job.created_at.as_ref()).map_or_else(|| "-".to_owned(), |t| text::duration(end.duration_since(t)))
+    view::at(job.started_at.as_ref()).map_or_else(|| "-".to_owned(), |t| text::duration(end.duration_since(t)))
 }
 
 #[cfg(test)]
@@ -73,7 +73,7 @@ mod tests {
             kind: JobKind::Backup.into(),
             state: JobState::Succeeded.into(),
             backup_id: "bk-2026-05-10-001".into(),
-            created_at: at(1_778_400_000),
+            started_at: at(1_778_400_000),
             finished_at: at(1_778_400_065),
             ..Job::default()
         };
@@ -84,11 +84,13 @@ mod tests {
             finished_at: None,
             ..done.clone()
         };
+        let queued = Job { state: JobState::Queued.into(), started_at: None, ..running.clone() };
         let now = Timestamp::from_second(1_778_400_010).unwrap();
         assert_eq!(
-            lines(&[running, done], now),
+            lines(&[queued, running, done], now),
             [
                 "ID                KIND     STATE      BACKUP             STARTED               TOOK",
+                "job-0123456789ab  restore  queued     -                  -                     -",
                 "job-0123456789ab  restore  running    -                  2026-05-10T08:00:00Z  10 s",
                 "job-0123456789ab  backup   succeeded  bk-2026-05-10-001  2026-05-10T08:00:00Z  1 min 5 s",
             ]

@@ -40,7 +40,9 @@ fn lines(job: &Job, now: Timestamp) -> Vec<String> {
         ("state", view::job_state(job.state()).to_owned()),
         ("backup", job.backup_id.clone()),
         ("by", job.requested_by.clone()),
-        ("started", text::wire_time(job.created_at.as_ref())),
+        ("asked", text::wire_time(job.created_at.as_ref())),
+        ("started", text::wire_time(job.started_at.as_ref())),
+        ("waits", if job.waits_for.is_empty() { String::new() } else { format!("for {}", job.waits_for) }),
         ("took", list::took(job, now)),
     ];
     if let Some(failure) = &job.failure {
@@ -71,5 +73,12 @@ mod tests {
         let lines = lines(&job, Timestamp::UNIX_EPOCH);
         assert_eq!(lines[0], "id:      job-0123456789ab");
         assert_eq!(lines.last().map(String::as_str), Some("failure: NO_SPACE: h1: full"));
+    }
+
+    #[test]
+    fn a_job_that_waits_says_for_whom() {
+        let job = Job { state: JobState::Queued.into(), waits_for: "job-1 (backup of mongo)".into(), ..Job::default() };
+        let lines = lines(&job, Timestamp::UNIX_EPOCH);
+        assert!(lines.contains(&"waits:   for job-1 (backup of mongo)".to_owned()), "{lines:?}");
     }
 }

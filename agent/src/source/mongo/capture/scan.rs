@@ -1,0 +1,224 @@
+//! Reads a collection in natural order, in blocks of documents, and goes on where it was when the connection breaks.
+//!
+//! A server that is asked to (`$_requestResumeToken`) says with each batch at which record it was; `$_resumeAfter`
+//! continues there. Records are numbered by each member of a replica set for itself, so all reads of a capture go to
+//! one member ([`Server::open_to_read`]).
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use prexor_format::bson::{DocBuilder, Elements};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{
+    super::{
+        drain::batch_documents,
+        server::{CursorError, Server},
+    },
+    Failure,
+};
+use crate::source::SourceError;
+
+/// Bytes of documents in a block, about: a gzip member of this size costs no ratio.
+pub(super) const BLOCK: usize = 4 << 20;
+/// What a reply can hold at most: a document of 16 MiB and the little around it.
+const LARGEST_REPLY: usize = 17 << 20;
+/// Bytes of documents that may be under way at once. Compressing takes as much again.
+const IN_FLIGHT: usize = 2 * LARGEST_REPLY;
+/// Documents that are asked for while nothing is known of their size.
+const FIRST_BATCH: i32 = 100;
+/// How often one batch is asked for again before the capture fails.
+const TRIES: u32 = 8;
+
+/// Bounds the bytes of all scans of a capture that are read and not yet sent.
+#[derive(Debug, Clone)]
+pub(super) struct Budget(Arc<Semaphore>);
+
+impl Budget {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(IN_FLIGHT)))
+    }
+
+    /// Waits for room for so many bytes.
+    pub(super) async fn acquire(&self, bytes: usize) -> Permit {
+        let bytes = u32::try_from(bytes.min(LARGEST_REPLY)).unwrap_or(u32::MAX);
+        Permit(self.0.clone().acquire_many_owned(bytes).await.ok())
+    }
+}
+
+/// Room for some bytes; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Permit(Option<OwnedSemaphorePermit>);
+
+impl Permit {
+    /// Gives back what is not needed.
+    fn shrink(&mut self, bytes: usize) {
+        if let Some(permit) = &mut self.0 {
+            drop(permit.num_permits().checked_sub(bytes).and_then(|spare| permit.split(spare)));
+        }
+    }
+}
+
+/// Whole documents, one after the other.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) documents: Vec<u8>,
+    pub(super) permit: Permit,
+}
+
+/// The state of the data that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum View {
+    /// At this cluster time; see [`Server::committed`].
+    At(u64),
+    /// The latest that a majority has.
+    Majority,
+    /// The latest.
+    Latest,
+}
+
+impl View {
+    /// Adds the read concern to a command.
+    pub(super) fn apply(self, command: &mut DocBuilder) {
+        let mut concern = DocBuilder::new();
+        match self {
+            Self::At(time) => concern.string("level", "snapshot").timestamp("atClusterTime", time),
+            Self::Majority => concern.string("level", "majority"),
+            Self::Latest => return,
+        };
+        command.document("readConcern", &concern.finish());
+    }
+}
+
+/// See the module's text.
+pub(super) struct Scan {
+    server: Arc<Server>,
+    budget: Budget,
+    collection: String,
+    view: View,
+    cursor: Option<RawBatchCursor>,
+    /// Where the last block ended: `{$recordId: …}`.
+    token: Option<Vec<u8>>,
+    batch: i32,
+    expected: usize,
+    begun: bool,
+    ended: bool,
+}
+
+impl Scan {
+    pub(super) fn new(server: &Arc<Server>, budget: &Budget, collection: &str, view: View) -> Self {
+        Self {
+            server: server.clone(),
+            budget: budget.clone(),
+            collection: collection.to_owned(),
+            view,
+            cursor: None,
+            token: None,
+            batch: FIRST_BATCH,
+            expected: LARGEST_REPLY,
+            begun: false,
+            ended: false,
+        }
+    }
+
+    /// Begins behind the record that `token` names.
+    pub(super) fn after(mut self, token: Vec<u8>) -> Self {
+        self.token = Some(token);
+        self
+    }
+
+    /// Whether the block that came last was the last.
+    pub(super) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The number of the last record of the last block, where the collection numbers its records.
+    pub(super) fn record(&self) -> Option<i64> {
+        Elements::find(self.token.as_ref()?, "$recordId")?.as_integer()
+    }
+
+    /// The next block; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Block>, Failure> {
+        let mut tries = 0;
+        while !self.ended {
+            let mut permit = self.budget.acquire(self.expected).await;
+            match self.fetch().await {
+                Ok(None) => self.ended = true,
+                Ok(Some(reply)) => {
+                    let documents = self.take(&reply).map_err(Failure::Source)?;
+                    drop(reply);
+                    if !documents.is_empty() {
+                        permit.shrink(documents.len());
+                        return Ok(Some(Block { documents, permit }));
+                    }
+                }
+                Err(e) => {
+                    self.cursor = None;
+                    tries += 1;
+                    let can_go_on = self.token.is_some() || !self.begun;
+                    if tries == TRIES || !can_go_on || !e.is_passing() {
+                        return Err(Failure::of(e, &self.server, &self.collection, self.view));
+                    }
+                    tracing::warn!(collection = self.collection, tries, "reading is interrupted and goes on: {e:?}");
+                    tokio::time::sleep(Duration::from_millis(100 << tries)).await;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn fetch(&mut self) -> Result<Option<RawBatch>, CursorError> {
+        let cursor = match &mut self.cursor {
+            Some(cursor) => cursor,
+            None => self.cursor.insert(self.server.cursor_by(self.command(), Some(self.batch)).await?),
+        };
+        cursor.next().await.transpose().map_err(CursorError::Driver)
+    }
+
+    fn command(&self) -> Vec<u8> {
+        let mut natural = DocBuilder::new();
+        natural.int32("$natural", 1);
+        let mut command = DocBuilder::new();
+        command
+            .string("find", &self.collection)
+            .document("hint", &natural.finish())
+            .int32("batchSize", self.batch)
+            .boolean("$_requestResumeToken", true);
+        if let Some(token) = &self.token {
+            command.document("$_resumeAfter", token);
+        }
+        self.view.apply(&mut command);
+        command.finish()
+    }
+
+    /// Takes the documents out of a reply, and learns from it.
+    fn take(&mut self, reply: &RawBatch) -> Result<Vec<u8>, SourceError> {
+        let cursor = Elements::find(reply.as_raw_document().as_bytes(), "cursor").and_then(|c| c.as_document());
+        let cursor = cursor.unwrap_or_default();
+        let mut documents = Vec::with_capacity(cursor.len());
+        let mut count = 0;
+        for document in batch_documents(reply)? {
+            documents.extend_from_slice(document?);
+            count += 1;
+        }
+        self.begun = true;
+        self.ended = Elements::find(cursor, "id").and_then(|id| id.as_integer()) == Some(0);
+        self.token = Elements::find(cursor, "postBatchResumeToken").and_then(|t| t.as_document()).map(<[u8]>::to_vec);
+        if let Some(size) = documents.len().checked_div(count) {
+            self.adapt(size.max(1), documents.len());
+        }
+        Ok(documents)
+    }
+
+    /// Asks for blocks of the right size from now on. A cursor's batch size is fixed: another one goes on.
+    fn adapt(&mut self, document: usize, reply: usize) {
+        self.expected = (reply.max(BLOCK) + BLOCK / 2).min(LARGEST_REPLY);
+        let wanted = i32::try_from((BLOCK / document).max(1)).unwrap_or(i32::MAX);
+        let fits = wanted / 2 <= self.batch && self.batch / 2 <= wanted;
+        if !fits && !self.ended && self.token.is_some() {
+            self.batch = wanted;
+            self.cursor = None;
+        }
+    }
+}

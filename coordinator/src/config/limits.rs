@@ -1,0 +1,86 @@
+//! How long agents may be silent, and how many jobs may wait.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde::Deserialize;
+
+/// How many jobs may wait.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JobLimits {
+    /// Jobs that wait for others that are in their way; one more is refused. 0: nobody waits.
+    pub max_queued: usize,
+}
+
+impl Default for JobLimits {
+    fn default() -> Self {
+        Self { max_queued: 16 }
+    }
+}
+
+/// How long agents may be silent. A job may take as long as it likes, as long as something moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgentLimits {
+    /// How often each agent is asked whether it is there.
+    pub heartbeat: Duration,
+    /// For an answer that only takes a look.
+    pub answer: Duration,
+    /// For the next frame of a stream, or for room to send one. Agents send one every half second, whatever they do.
+    pub stall: Duration,
+    /// For the last word on staged files, which are synced to disk before it is given.
+    pub sync: Duration,
+    /// For a service to be stopped or started: above what a service manager itself waits.
+    pub service: Duration,
+}
+
+impl Default for AgentLimits {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        Self { heartbeat: s(15), answer: s(20), stall: s(60), sync: s(600), service: s(300) }
+    }
+}
+
+/// The section as it is written: `60s`, `10min`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawAgents {
+    heartbeat: Option<SignedDuration>,
+    answer: Option<SignedDuration>,
+    stall: Option<SignedDuration>,
+    sync: Option<SignedDuration>,
+    service: Option<SignedDuration>,
+}
+
+impl AgentLimits {
+    /// Refuses spans in which no agent could answer.
+    pub(super) fn validate(raw: &RawAgents) -> Result<Self, String> {
+        let span = |key: &str, given: Option<SignedDuration>, default: Duration, least: u64| {
+            let Some(given) = given else { return Ok(default) };
+            match Duration::try_from(given) {
+                Ok(d) if d >= Duration::from_secs(least) => Ok(d),
+                _ => Err(format!("agents.{key} is {given:#}: use {least}s or more")),
+            }
+        };
+        let default = Self::default();
+        Ok(Self {
+            heartbeat: span("heartbeat", raw.heartbeat, default.heartbeat, 1)?,
+            answer: span("answer", raw.answer, default.answer, 1)?,
+            stall: span("stall", raw.stall, default.stall, 2)?,
+            sync: span("sync", raw.sync, default.sync, 2)?,
+            service: span("service", raw.service, default.service, 2)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_said_stays_as_it_is() {
+        let raw = RawAgents { stall: Some(SignedDuration::from_mins(2)), ..RawAgents::default() };
+        let limits = AgentLimits::validate(&raw).unwrap();
+        assert_eq!(limits, AgentLimits { stall: Duration::from_secs(120), ..AgentLimits::default() });
+    }
+}
