@@ -238,7 +238,7 @@ async fn collections_that_come_and_go_are_no_trouble() {
             db.run_command(out).await.unwrap();
             let name = format!("passing_{}", n % 7);
             db.collection(&name).insert_one(doc! { "n": n }).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(40)).await;
+            tokio::time::sleep(Duration::from_millis(400)).await;
             db.collection::<Document>(&format!("passing_{}", (n + 3) % 7)).drop().await.unwrap();
         }
     });

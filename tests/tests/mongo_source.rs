@@ -19,7 +19,7 @@ use prexor_agent::{
 };
 use prexor_format::{
     id::NodeName,
-    manifest::{Artifact, Contents, MongoContents},
+    manifest::{Artifact, Consistency, Contents, MongoContents},
     mongodump::verify_dump,
 };
 use prexor_tests::{
@@ -114,6 +114,8 @@ async fn what_comes_back_is_what_was_captured_byte_by_byte() {
     let artifact = bench.capture().await;
     let mongo = contents(&artifact);
     assert_eq!(mongo.replica_set.as_deref(), Some("rs0"));
+    // Capped collections too: the account may read the oplog.
+    assert!(matches!(mongo.consistency, Consistency::SnapshotOplog { .. }), "{:?}", artifact.warnings);
     assert!(mongo.server_version.starts_with("6."));
     let open = |path: &str| Ok(std::io::BufReader::new(fs::File::open(bench.backup().join(path))?));
     let report = verify_dump(mongo, open);

@@ -39,6 +39,8 @@ use scan::{Budget, Scan, View};
 const TOOL_VERSION: &str = concat!("prexor-", env!("CARGO_PKG_VERSION"));
 /// Collections that are captured side by side.
 const SIDE_BY_SIDE: usize = 3;
+/// Bytes of a collection that is read in no time.
+const SMALL: u64 = 1 << 20;
 /// How often a capture begins anew because what it reads was dropped, renamed or overwritten under it.
 const RESTARTS: u32 = 3;
 
@@ -166,8 +168,11 @@ async fn attempt(
     for (name, namespace) in &catalog.live {
         sized.push((server.size_of(&source_of(name, namespace.kind)).await, name, namespace));
     }
-    // Capped ones first, for they run away; then the big ones, so that none is left over at the end.
-    sized.sort_by_key(|(size, name, namespace)| (!namespace.is_capped(), u64::MAX - size, *name));
+    // Capped ones first, for they run away; then the small ones, which come and go more than others and are soon done;
+    // then the biggest, so that none is left over at the end.
+    sized.sort_by_key(|(size, name, namespace)| {
+        (!namespace.is_capped(), *size >= SMALL, u64::MAX - size, (*name).clone())
+    });
     let tasks: Vec<_> = sized
         .into_iter()
         .map(|(size, name, namespace)| {
