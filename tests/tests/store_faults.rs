@@ -94,8 +94,8 @@ async fn a_store_that_becomes_full_at_any_byte() {
                 (&"failed".into(), &"NO_SPACE".into()),
                 "{free}: {job}"
             );
-            let told = said.err.contains("the store is full (") || said.err.contains("the backup cannot fit");
-            assert!(told && said.err.contains("make room"), "{free}: {}", said.err);
+            let told = said.err.contains("the store is full (") && said.err.contains("make room");
+            assert!(told, "{free}: {}", said.err);
             full_at.push_str(&said.err);
             assert_eq!((cluster.backups(), cluster.backup_dirs()), (vec![], vec![]), "{free}: {}", said.err);
             let left = || store.space().1 == free;

@@ -13,7 +13,6 @@ use prexor_format::{
 use prexor_proto::{
     backup::{JobResult, Node, job_result},
     convert::controller_from_wire,
-    reason::Reason,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -80,15 +79,13 @@ async fn look(ctx: &Context) -> Result<Vec<Node>, Error> {
     Ok(ctx.agents.inspect_all(&records, Look::Plain).await)
 }
 
-/// Refuses what surely does not fit, and warns about what may not. Whoever runs out of space later fails cleanly.
+/// Warns about what may not fit. Nothing is refused: how much is stored of holes, repeats and text is not known before,
+/// and whoever runs out of space fails cleanly.
 async fn check_space(ctx: &Context, job: &JobHandle, selection: &Selection) -> Result<(), Error> {
     let (free, live) = (ctx.store.free_bytes().await?, selection.live_bytes);
-    let figures = || format!("{} of live data, {} free in the store", text::bytes(live), text::bytes(free));
-    if free < live / select::BEST_RATIO {
-        return Err(Error::new(Reason::NoSpace, format!("the backup cannot fit: {}; make room first", figures())));
-    }
     if free < live {
-        job.warning(format!("the store may become full: {}", figures())).await;
+        let (live, free) = (text::bytes(live), text::bytes(free));
+        job.warning(format!("the store may become full: {live} of live data, {free} free in the store")).await;
     }
     Ok(())
 }

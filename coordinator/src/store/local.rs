@@ -77,6 +77,16 @@ fn at(path: &Path) -> impl Fn(io::Error) -> Error {
     move |e| error(&e, &path.display().to_string())
 }
 
+/// An I/O error on the store's own directory: when that is gone, so is every backup, and not just the one in question.
+fn at_root(root: &Path) -> impl Fn(io::Error) -> Error {
+    move |e| match e.kind() {
+        io::ErrorKind::NotFound => {
+            Error::new(Reason::StoreUnavailable, format!("the store {} is not there: is it mounted?", root.display()))
+        }
+        _ => error(&e, &root.display().to_string()),
+    }
+}
+
 fn sync_dir(dir: &Path) -> Result<(), Error> {
     fs::File::open(dir).and_then(|d| d.sync_all()).map_err(at(dir))
 }
@@ -94,7 +104,7 @@ pub(super) fn prepare(root: &Path) -> Result<(), Error> {
 /// The ids of all directories that are named like a backup. What else lies there is not ours.
 pub(super) fn backup_ids(root: &Path) -> Result<Vec<BackupId>, Error> {
     let mut ids = Vec::new();
-    for entry in fs::read_dir(root).map_err(at(root))? {
+    for entry in fs::read_dir(root).map_err(at_root(root))? {
         let entry = entry.map_err(at(root))?;
         let id = entry.file_name().to_str().and_then(|n| n.parse().ok());
         let dir = entry.file_type().map_err(at(root))?.is_dir();
@@ -159,6 +169,6 @@ pub(super) fn remove(root: &Path, id: &BackupId) -> Result<(), Error> {
 }
 
 pub(super) fn free_bytes(root: &Path) -> Result<u64, Error> {
-    let stat = rustix::fs::statvfs(root).map_err(|e| at(root)(e.into()))?;
+    let stat = rustix::fs::statvfs(root).map_err(|e| at_root(root)(e.into()))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

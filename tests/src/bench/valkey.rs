@@ -1,5 +1,6 @@
 //! Valkey: capture against BGSAVE and one read of the file, end to end; and the agent's other ways of capturing against
-//! `valkey-cli --rdb`, without coordinator, since that program has none either.
+//! `valkey-cli --rdb`, without coordinator, since that program has none either; and the reader of the file against the
+//! server's own checker.
 
 use std::{fs::File, io, path::Path, process::Command, time::Duration};
 
@@ -8,6 +9,7 @@ use prexor_agent::{
     services::{self, Manager, ServicesConfig},
     source::valkey::{CaptureWay, ValkeyConfig, ValkeySource},
 };
+use prexor_format::rdb;
 
 use super::{
     Bench, data,
@@ -20,6 +22,8 @@ const BGSAVE: &str = "BGSAVE and a read";
 const CLI: &str = "valkey-cli --rdb";
 const REPLICATION: &str = "capture (replication)";
 const SCAN: &str = "capture (scan)";
+const CHECKER: &str = "valkey-check-rdb";
+const READER: &str = "RDB reader";
 
 pub(super) async fn measure(bench: &mut Bench<'_>, keys: u32, seed: u64) -> Result<()> {
     bench.say(&format!("generating {keys} keys"));
@@ -38,6 +42,7 @@ pub(super) async fn measure(bench: &mut Bench<'_>, keys: u32, seed: u64) -> Resu
         if turn == 0 {
             bench.report.note(format!("valkey: {keys} keys, RDB of {} MiB", bytes >> 20));
         }
+        read(bench, &rdb).await?;
         let id = bench.capture(SCOPE).await?;
         let mut command = Command::new(&binaries().valkey_cli);
         command.args(["-u", &uri, "--rdb"]).arg(dir.path().join("cli.rdb"));
@@ -53,6 +58,18 @@ pub(super) async fn measure(bench: &mut Bench<'_>, keys: u32, seed: u64) -> Resu
     bench.report.ratio(SCOPE, "capture", BGSAVE, Some(1.3));
     bench.report.ratio(SCOPE, REPLICATION, CLI, Some(1.1));
     bench.report.ratio(SCOPE, SCAN, CLI, None);
+    bench.report.ratio(SCOPE, READER, CHECKER, Some(1.0));
+    Ok(())
+}
+
+/// Walks the file that the server saved: as it does itself to check one, and as verify does, which also takes digests.
+async fn read(bench: &mut Bench<'_>, file: &Path) -> Result<()> {
+    let mut checker = Command::new(&binaries().valkey_check_rdb);
+    checker.arg(file);
+    bench.floor(SCOPE, CHECKER, output(checker)).await?;
+    let path = file.to_owned();
+    let reader = async { tokio::task::spawn_blocking(move || Ok(rdb::summarise(File::open(path)?)?)).await? };
+    bench.timed(SCOPE, READER, reader).await?;
     Ok(())
 }
 

@@ -10,9 +10,6 @@ use prexor_proto::{
 
 use crate::error::Error;
 
-/// No data that we have seen becomes smaller than this part of itself.
-pub(super) const BEST_RATIO: u64 = 20;
-
 /// One artifact to be captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Choice {

@@ -1,0 +1,12 @@
+//! See `prexor_fuzz::targets::bson`.
+#![no_main]
+
+use std::alloc::System;
+
+use cap::Cap;
+use prexor_fuzz::{bounded, targets::bson::check};
+
+#[global_allocator]
+static MEMORY: Cap<System> = Cap::new(System, usize::MAX);
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| bounded(&MEMORY, || check(data)));
