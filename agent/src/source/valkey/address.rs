@@ -92,10 +92,9 @@ impl Address {
         ))
     }
 
-    /// What to say when the server answers `said`, an error, to `doing`. [`SourceError::Failed`] is what is particular to
-    /// the command.
-    pub(super) fn refused(&self, doing: &str, said: &str) -> SourceError {
-        match said.split(' ').next().unwrap_or_default() {
+    /// What a server's own words mean that are the same for every command; `None` for all others.
+    pub(super) fn known(&self, doing: &str, said: &str) -> Option<SourceError> {
+        Some(match said.split(' ').next().unwrap_or_default() {
             "NOAUTH" | "WRONGPASS" => SourceError::Denied(format!(
                 "Valkey at {self} refuses the credentials ({said}): correct valkey.uri in the agent's configuration, or redis.uri in \
                  controller.yml"
@@ -107,23 +106,15 @@ impl Address {
             "BUSY" => SourceError::Unavailable(format!(
                 "Valkey at {self} is busy with a script ({said}): try again, or end it with SCRIPT KILL"
             )),
-            "MASTERDOWN" | "NOMASTERLINK" => SourceError::Unavailable(format!(
-                "Valkey at {self} is a replica that has lost its primary ({said}): point valkey.uri at the primary, or see to the link"
-            )),
-            "MISCONF" => SourceError::Failed(format!("Valkey at {self} cannot save to its disk ({said}): see its log")),
-            _ => SourceError::Failed(format!("Valkey at {self}: {doing} failed: {said}")),
-        }
-    }
-
-    /// The error for a command that the server refused, one that writes among them.
-    pub(super) fn refusal(&self, command: &str, said: &str) -> SourceError {
-        match said.split(' ').next().unwrap_or_default() {
             "MISCONF" => SourceError::Unavailable(format!(
                 "Valkey at {self} takes no writes because it cannot save to its disk ({said}): make room there or correct its \
                  rights, and try again"
             )),
             "READONLY" => SourceError::Invalid(format!(
                 "Valkey at {self} is a replica and takes no writes ({said}): set valkey.uri to the primary"
+            )),
+            "MASTERDOWN" | "NOMASTERLINK" => SourceError::Unavailable(format!(
+                "Valkey at {self} is a replica that has lost its primary ({said}): set valkey.uri to the primary, or see to the link"
             )),
             "OOM" => SourceError::NoSpace(format!(
                 "Valkey at {self} has no memory left ({said}): raise maxmemory, or restore fewer keys"
@@ -134,11 +125,14 @@ impl Address {
             "MOVED" | "ASK" | "CLUSTERDOWN" => SourceError::Invalid(format!(
                 "Valkey at {self} is a node of a cluster, whose keys are spread over all nodes ({said}): that cannot be restored"
             )),
-            _ => match self.refused(command, said) {
-                SourceError::Failed(_) => SourceError::Failed(format!("Valkey at {self} refuses {command}: {said}")),
-                known => known,
-            },
-        }
+            _ => return None,
+        })
+    }
+
+    /// The error for a command that the server refused; [`SourceError::Failed`] is what is particular to the command.
+    pub(super) fn refusal(&self, command: &str, said: &str) -> SourceError {
+        let other = || SourceError::Failed(format!("Valkey at {self} refuses {command}: {said}"));
+        self.known(command, said).unwrap_or_else(other)
     }
 }
 

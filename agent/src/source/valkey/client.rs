@@ -26,12 +26,15 @@ impl Address {
             Place::Tcp { host, port } => ServerConfig::new_centralized(host.as_str(), *port),
             Place::Unix(path) => ServerConfig::new_unix_socket(path),
         };
-        // HELLO, unlike PING, is answered while the server loads. Nothing here depends on the selected database.
+        // HELLO and AUTH, unlike PING, are answered while the server loads. The library sends HELLO as a line, in which a
+        // password with a space would be two words, so that passwords need the older protocol's AUTH. Nothing here depends
+        // on the selected database.
+        let version = if self.password.is_some() { RespVersion::RESP2 } else { RespVersion::RESP3 };
         Config {
             server,
             username: self.username.clone(),
             password: self.password.clone(),
-            version: RespVersion::RESP3,
+            version,
             tls: self.tls.as_ref().map(|tls| TlsConnector::from(tls.as_ref().clone()).into()),
             ..Config::default()
         }
@@ -66,16 +69,13 @@ impl Address {
 
     fn error(&self, doing: &str, e: &Error) -> SourceError {
         let said = e.details();
-        match self.refused(doing, said) {
-            SourceError::Failed(words) => match e.kind() {
-                ErrorKind::Auth => SourceError::Denied(format!("Valkey at {self} refuses the credentials: {said}")),
-                ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Tls | ErrorKind::Routing => {
-                    self.unreachable(doing, said)
-                }
-                _ => SourceError::Failed(words),
-            },
-            known => known,
-        }
+        self.known(doing, said).unwrap_or_else(|| match e.kind() {
+            ErrorKind::Auth => SourceError::Denied(format!("Valkey at {self} refuses the credentials: {said}")),
+            ErrorKind::IO | ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Tls | ErrorKind::Routing => {
+                self.unreachable(doing, said)
+            }
+            _ => SourceError::Failed(format!("Valkey at {self}: {doing} failed: {said}")),
+        })
     }
 }
 

@@ -3,16 +3,13 @@
 
 use std::{
     io::{self, BufReader, Read, Write},
-    net::{TcpStream, ToSocketAddrs as _},
-    os::unix::net::UnixStream,
     time::Duration,
 };
 
-use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
-
 use super::{
     SourceError,
-    address::{Address, CONNECT, Place},
+    address::Address,
+    wire::{self, Stream},
 };
 
 /// How long a server may say nothing.
@@ -32,23 +29,20 @@ pub(super) enum Reply {
     Array(Vec<Reply>),
 }
 
-trait Duplex: Read + Write + Send {}
-impl<T: Read + Write + Send> Duplex for T {}
-
 /// See the module's text.
 pub(super) struct Raw {
-    stream: BufReader<Box<dyn Duplex>>,
+    stream: BufReader<Box<dyn Stream>>,
     address: Address,
 }
 
 impl Raw {
     /// Connects and logs in.
     pub(super) fn connect(address: &Address) -> Result<Self, SourceError> {
-        let stream = open(address).map_err(|e| address.unreachable("connecting", &e.to_string()))?;
+        let stream = wire::open(address, SILENCE).map_err(|e| address.unreachable("connecting", &e.to_string()))?;
         let mut raw = Self { stream: BufReader::with_capacity(256 << 10, stream), address: address.clone() };
         if let Some(password) = &address.password {
-            let user = address.username.as_deref().unwrap_or("default");
-            let login = if address.username.is_some() { vec!["AUTH", user, password] } else { vec!["AUTH", password] };
+            let user = address.username.as_deref();
+            let login: Vec<&str> = ["AUTH"].into_iter().chain(user).chain([password.as_str()]).collect();
             raw.ask(&login.iter().map(|a| a.as_bytes()).collect::<Vec<_>>())?;
         }
         Ok(raw)
@@ -185,34 +179,6 @@ impl Raw {
         let why = if silent { format!("silent for {} s", SILENCE.as_secs()) } else { e.to_string() };
         self.address.unreachable("moving keys", &why)
     }
-}
-
-fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
-    let (host, port) = match &address.place {
-        Place::Tcp { host, port } => (host.as_str(), *port),
-        Place::Unix(path) => {
-            let unix = UnixStream::connect(path)?;
-            unix.set_read_timeout(Some(SILENCE))?;
-            unix.set_write_timeout(Some(SILENCE))?;
-            return Ok(Box::new(unix));
-        }
-    };
-    let mut last = io::Error::other("the name has no address");
-    for at in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&at, CONNECT) {
-            Ok(tcp) => {
-                tcp.set_nodelay(true)?;
-                tcp.set_read_timeout(Some(SILENCE))?;
-                tcp.set_write_timeout(Some(SILENCE))?;
-                let Some(tls) = &address.tls else { return Ok(Box::new(tcp)) };
-                let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-                let connection = ClientConnection::new(tls.clone(), name).map_err(io::Error::other)?;
-                return Ok(Box::new(StreamOwned::new(connection, tcp)));
-            }
-            Err(e) => last = e,
-        }
-    }
-    Err(last)
 }
 
 /// Appends a command.

@@ -71,7 +71,7 @@ fn head(wire: &mut Wire) -> Result<Head, SourceError> {
 
 /// Tells what is a refusal from what is a failure, which another way of capturing must not hide.
 fn refusal(address: &Address, said: String) -> Result<String, SourceError> {
-    match address.refused("SYNC", &said) {
+    match address.refusal("SYNC", &said) {
         SourceError::Denied(_) => Ok(said),
         SourceError::Failed(_) if !said.contains("BGSAVE") && !said.contains("background save") => Ok(said),
         failure => Err(failure),

@@ -111,7 +111,7 @@ pub(super) fn open(
     let absent = format!("prexor-absent-{:016x}", RandomState::new().hash_one(0));
     for command in [&[&b"SCAN"[..], b"0", b"COUNT", b"1"][..], &[b"DUMP", absent.as_bytes()]] {
         if let Reply::Error(said) = wire.ask(command)? {
-            return match address.refused("SCAN and DUMP", &said) {
+            return match address.refusal("SCAN and DUMP", &said) {
                 SourceError::Denied(_) | SourceError::Failed(_) => Ok(Err(said)),
                 failure => Err(failure),
             };
@@ -423,7 +423,7 @@ impl Scan {
     fn expect(&self, reply: Reply, doing: &str) -> Result<(), SourceError> {
         match reply {
             Reply::Status(_) => Ok(()),
-            Reply::Error(said) => Err(self.wire.address().refused(doing, &said)),
+            Reply::Error(said) => Err(self.wire.address().refusal(doing, &said)),
             _ => Err(self.odd(doing)),
         }
     }

@@ -60,7 +60,8 @@ pub(super) enum Reply {
     Nil,
 }
 
-trait Stream: Read + Write + Send {}
+/// Both ways at once.
+pub(super) trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
 /// A connection that is logged in; closed when dropped.
@@ -76,7 +77,7 @@ pub(super) struct Wire {
 impl Wire {
     /// Connects and logs in.
     pub(super) fn connect(address: &Address, cancel: &CancellationToken) -> Result<Self, SourceError> {
-        let stream = open(address).map_err(|e| address.unreachable("connecting", &e.to_string()))?;
+        let stream = open(address, TICK).map_err(|e| address.unreachable("connecting", &e.to_string()))?;
         let mut wire = Self {
             stream,
             buffer: vec![0; BUFFER].into_boxed_slice(),
@@ -90,7 +91,7 @@ impl Wire {
             let login: Vec<&[u8]> = [&b"AUTH"[..]].into_iter().chain(user).chain([password.as_bytes()]).collect();
             wire.send(&[&login])?;
             if let Reply::Error(said) = wire.reply()? {
-                return Err(match address.refused("logging in", &said) {
+                return Err(match address.refusal("logging in", &said) {
                     SourceError::Failed(words) => SourceError::Denied(words),
                     known => known,
                 });
@@ -331,13 +332,14 @@ fn ended(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
-fn open(address: &Address) -> io::Result<Box<dyn Stream>> {
+/// Connects, over whatever the address says; reads and writes then wait for `patience` at a time.
+pub(super) fn open(address: &Address, patience: Duration) -> io::Result<Box<dyn Stream>> {
     let (host, port) = match &address.place {
         Place::Tcp { host, port } => (host, *port),
         Place::Unix(path) => {
             let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(Some(TICK))?;
-            stream.set_write_timeout(Some(TICK))?;
+            stream.set_read_timeout(Some(patience))?;
+            stream.set_write_timeout(Some(patience))?;
             return Ok(Box::new(stream));
         }
     };
@@ -350,9 +352,9 @@ fn open(address: &Address) -> io::Result<Box<dyn Stream>> {
     }
     let stream = outcome?;
     stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(TICK))?;
+    stream.set_write_timeout(Some(patience))?;
     let Some(tls) = &address.tls else {
-        stream.set_read_timeout(Some(TICK))?;
+        stream.set_read_timeout(Some(patience))?;
         return Ok(Box::new(stream));
     };
     let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
@@ -360,7 +362,7 @@ fn open(address: &Address) -> io::Result<Box<dyn Stream>> {
     let mut stream = StreamOwned::new(connection, stream);
     stream.sock.set_read_timeout(Some(CONNECT))?;
     stream.conn.complete_io(&mut stream.sock)?;
-    stream.sock.set_read_timeout(Some(TICK))?;
+    stream.sock.set_read_timeout(Some(patience))?;
     Ok(Box::new(stream))
 }
 
