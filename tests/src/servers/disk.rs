@@ -54,14 +54,20 @@ impl SmallDisk {
     /// # Panics
     /// When it holds more than that besides.
     pub fn leave_free(&self, mib: u64) {
-        let mut ballast =
-            fs::File::options().create(true).append(true).open(self.outside().join("ballast")).expect("a file");
-        let free = rustix::fs::statvfs(self.outside()).map(|s| s.f_bavail * s.f_frsize).expect("it tells its size");
-        match free.checked_sub(mib << 20) {
-            Some(more) => ballast.write_all(&vec![0_u8; more as usize]).expect("there is room"),
-            None => {
-                let length = ballast.metadata().expect("it is there").len();
-                ballast.set_len(length.saturating_sub((mib << 20) - free)).expect("it can be cut");
+        let path = self.outside().join("ballast");
+        let mut ballast = fs::File::options().create(true).append(true).open(path).expect("a file");
+        loop {
+            let free = rustix::fs::statvfs(self.outside()).map(|s| s.f_bavail * s.f_frsize).expect("it tells its size");
+            match free.checked_sub(mib << 20) {
+                Some(0) => return,
+                // Bit by bit: a server writes meanwhile.
+                Some(more) => {
+                    ballast.write_all(&vec![0_u8; more.min(8 << 20) as usize]).expect("there is room");
+                }
+                None => {
+                    let length = ballast.metadata().expect("it is there").len();
+                    return ballast.set_len(length.saturating_sub((mib << 20) - free)).expect("it can be cut");
+                }
             }
         }
     }

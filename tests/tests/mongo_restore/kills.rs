@@ -102,7 +102,7 @@ impl Scene {
         self.client.database("admin").run_command(command).await.expect("test commands are on");
     }
 
-    /// How many commands have met the fail point.
+    /// How many commands have met the fail point since the server started.
     async fn met(&self) -> i64 {
         let command = doc! { "getParameter": 1, "failpoint.failCommand": 1 };
         let said = self.client.database("admin").run_command(command).await.expect("an answer");
@@ -126,13 +126,14 @@ async fn whatever_command_a_kill_meets_the_end_is_all_old_or_all_new() {
                 "failCommands": CHANGING.as_slice(), "appName": "prexor-agent",
                 "blockConnection": true, "blockTimeMS": 60_000,
             };
+            let before = scene.met().await;
             scene.fail_point(doc! { "skip": skip }, held).await;
             let mut restore = scene.restore();
             // Held at the command after so many, or at none: the restore has come to its end before.
             let mut over = false;
             wait_until("the restore to be held or to end", PATIENCE * 2, async || {
                 over = matches!(restore.try_wait(), Ok(Some(_)));
-                over || scene.met().await > 0
+                over || scene.met().await > before
             })
             .await;
             if over {

@@ -18,6 +18,9 @@ fn peak(pid: u32) -> u64 {
 async fn documents_of_16_mib_are_restored_in_less_than_128_mib() {
     let mut cluster = Cluster::empty().await;
     let client = cluster.mongod.client().await;
+    // Such documents need more than the small cache that the tests' servers have.
+    let cache = doc! { "setParameter": 1, "wiredTigerEngineRuntimeConfig": "cache_size=1G" };
+    client.database("admin").run_command(cache).await.expect("a larger cache");
     let db = client.database(DATABASE);
     for (name, size, count) in [("largest", (16 << 20) - 100, 20), ("middling", 10 << 10, 8_000)] {
         let bytes =
