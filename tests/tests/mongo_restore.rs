@@ -8,8 +8,6 @@ mod disk;
 mod foreign;
 #[path = "mongo_restore/kills.rs"]
 mod kills;
-#[path = "mongo_restore/memory.rs"]
-mod memory;
 #[path = "mongo_restore/privileges.rs"]
 mod privileges;
 
