@@ -19,7 +19,7 @@ use prexor_tests::{
     capture::to_directory,
     cluster::{Cluster, Said},
     dataset::{self, DATABASE, Size},
-    servers::{Mongod, PATIENCE, wait_until},
+    servers::Mongod,
 };
 
 /// The limit of the acceptance, with the same for agent and coordinator.
@@ -109,38 +109,4 @@ async fn a_thousand_collections_are_captured() {
     assert_eq!(sound(&artifact, dir.path()), 1_000);
     assert_eq!(artifact.files.len(), 2_001);
     assert_eq!(artifact.warnings, Vec::<String>::new());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn memory_is_bounded_whatever_the_size_of_documents() {
-    let cluster = Cluster::empty().await;
-    let db = cluster.mongod.client().await.database(DATABASE);
-    // Half noise, so that what waits to be sent is large too.
-    let mut state = 1_u64;
-    let mut noise = |len: usize| -> Vec<u8> {
-        let word = |_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 32).to_le_bytes()
-        };
-        (0..len / 16).flat_map(word).chain(std::iter::repeat_n(b'x', len / 2)).collect()
-    };
-    let mut document = |len| doc! { "x": Binary { subtype: BinarySubtype::Generic, bytes: noise(len) } };
-    for _ in 0..12 {
-        // A small cache that is still writing the one before to the disk refuses, and says so.
-        let huge = document((16 << 20) - 1_024);
-        wait_until("room in the server's cache", PATIENCE, async || {
-            db.collection::<Document>("huge").insert_one(&huge).await.is_ok()
-        })
-        .await;
-    }
-    for _ in 0..100 {
-        db.collection("middling").insert_many((0..200).map(|_| document(10 << 10))).await.unwrap();
-    }
-    cluster.ctl(&["backup", "create", "--scope", "mongo"]).ok();
-    for (name, pid) in [("agent", cluster.agent_pid()), ("coordinator", cluster.coordinator_pid())] {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let peak = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
-        let kib: u64 = peak.trim().trim_end_matches("kB").trim().parse().unwrap();
-        assert!(kib << 10 < MEMORY, "the {name}'s peak is {} MiB", kib >> 10);
-    }
 }

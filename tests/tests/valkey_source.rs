@@ -293,7 +293,7 @@ async fn a_server_that_dies_and_a_capture_that_is_cancelled_leave_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn loading_is_waited_for() {
-    let slow = Valkey::builder().append_only().setting("key-load-delay 4000");
+    let slow = Valkey::builder().append_only().setting("key-load-delay 20000");
     let slow = slow.setting("loading-process-events-interval-bytes 1024");
     let bench = Bench::filled(slow).await;
     let before = bench.live().await;
