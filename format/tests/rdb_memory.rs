@@ -1,4 +1,5 @@
 //! Values of any size pass through the RDB reader in the same memory. A process of its own, so that its peak is ours.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
     fs,

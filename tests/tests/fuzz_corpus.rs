@@ -1,4 +1,5 @@
 //! What the fuzzers found worth keeping (`tests/fuzz`), through the same checks.
+#![allow(clippy::unwrap_used, reason = "a test that panics says what it needs to")]
 
 use std::{fs, panic, path::Path};
 

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, io::BufReader, process::Command};
 use futures::TryStreamExt as _;
 use mongodb::{
     Database,
-    bson::{Binary, Document, RawDocumentBuf, doc, oid::ObjectId, spec::BinarySubtype},
+    bson::{Binary, RawDocumentBuf, doc, oid::ObjectId, spec::BinarySubtype},
 };
 use prexor_agent::source::mongo::{MongoConfig, MongoSource};
 use prexor_format::{
@@ -17,13 +17,10 @@ use prexor_format::{
 };
 use prexor_tests::{
     capture::to_directory,
-    cluster::{Cluster, Said},
+    cluster::Said,
     dataset::{self, DATABASE, Size},
     servers::Mongod,
 };
-
-/// The limit of the acceptance, with the same for agent and coordinator.
-const MEMORY: u64 = 128 << 20;
 
 /// Reads every data file with PyMongo and prints, by file, the sorted SHA-256 of its documents.
 const READER: &str = r#"

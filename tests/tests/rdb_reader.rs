@@ -1,5 +1,6 @@
 //! The RDB reader on files of a real server: its serialised values are what servers load, as payloads and as files, and
 //! damage anywhere in a large file is noticed.
+#![allow(clippy::unwrap_used, reason = "a test that panics says what it needs to")]
 
 use std::{fs, process::Command};
 

@@ -60,12 +60,10 @@ impl Raw {
     /// Sends what [`command`] has put together.
     pub(super) fn send(&mut self, commands: &[u8]) -> Result<(), SourceError> {
         let sent = self.stream.get_mut().write_all(commands).and_then(|()| self.stream.get_mut().flush());
-        sent.or_else(|e| {
-            // A server that refuses says why before it hangs up.
-            match self.reply() {
-                Ok(Reply::Error(said)) => Err(self.address.refusal("a command", &said)),
-                _ => Err(self.lost(&e)),
-            }
+        // A server that refuses says why before it hangs up.
+        sent.map_err(|e| match self.reply() {
+            Ok(Reply::Error(said)) => self.address.refusal("a command", &said),
+            _ => self.lost(&e),
         })
     }
 

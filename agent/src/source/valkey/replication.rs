@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn both_forms_end_where_they_end() {
-        let data: Vec<u8> = (0..10_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+        let data: Vec<u8> = (0..10_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
         let mark = "0123456789abcdef0123456789abcdef01234567";
         for drib in [1, 7, 39, 40, 41, 100_000] {
             for len in [0, 1, 39, 40, 41, 10_000] {

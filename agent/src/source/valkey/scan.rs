@@ -203,8 +203,7 @@ impl Scan {
             }
             self.made.clear();
             self.taken = 0;
-            loop {
-                let Some(writer) = &mut self.writer else { break };
+            while let Some(writer) = &mut self.writer {
                 if writer.inner_mut().len() >= MADE {
                     std::mem::swap(writer.inner_mut(), &mut self.made);
                     break;
