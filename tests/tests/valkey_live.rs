@@ -118,6 +118,11 @@ async fn everything_is_replaced_while_the_server_runs_with_append_only_files_and
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn everything_is_replaced_in_a_redis_that_runs() {
+    everything(Valkey::builder().redis()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_modules_keys_come_back_and_nothing_else_moves() {
     let bench = Bench::filled(Valkey::builder()).await;
     let module = |name: &str| name.contains(" prexor:v1:platform:stats:");
@@ -305,4 +310,39 @@ async fn a_server_under_sentinels_is_not_stopped() {
     let facts = bench.source.inspect().await.facts;
     assert_eq!(facts["restore_way"], "live");
     assert!(facts["restore_way_because"].contains("Sentinel"), "{facts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_keys_come_back() {
+    let bench = Bench::start(Valkey::builder()).await;
+    let mut resp = bench.server.client().await;
+    for n in 0..100 {
+        let some: Vec<Vec<String>> = (0..1000)
+            .map(|i| {
+                let key = format!("prexor:v1:platform:many:{}", n * 1000 + i);
+                match i % 4 {
+                    0 => {
+                        vec!["SET".into(), key, format!("{n} {}", "value ".repeat(30)), "PX".into(), "259200007".into()]
+                    }
+                    1 => vec!["HSET".into(), key, "a".into(), "word ".repeat(20), "b".into(), n.to_string()],
+                    2 => vec!["RPUSH".into(), key, "x".repeat(100), "y".into()],
+                    _ => vec!["ZADD".into(), key, "1".into(), "a".into(), "2.5".into(), "b".repeat(80)],
+                }
+            })
+            .collect();
+        resp.pipeline(&some).await.unwrap();
+    }
+    let digest = bench.digest();
+    let source = remote(bench.server.uri());
+    let artifact = bench.capture().await;
+    bench.server.cli(&["FLUSHALL"]);
+    let unit = bench.unit("job-1", &artifact);
+    source.prepare(&unit).await.unwrap();
+    source.swap(&unit).await.unwrap();
+    assert_eq!(bench.digest(), digest);
+    assert_eq!(source.check(&unit).await.unwrap(), Vec::<String>::new());
+    bench.server.cli(&["SET", "prexor:v1:platform:many:5", "another"]);
+    assert_eq!(source.check(&unit).await.unwrap().len(), 1);
+    source.revert(&unit).await.unwrap();
+    assert_eq!(bench.server.cli(&["DBSIZE"]).trim(), "0");
 }

@@ -122,6 +122,12 @@ async fn what_comes_back_is_what_was_captured_with_append_only_files() {
     what_comes_back_is_what_was_captured(builder, true).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_back_to_redis_is_what_was_captured_with_and_without_append_only_files() {
+    what_comes_back_is_what_was_captured(Valkey::builder().redis(), false).await;
+    what_comes_back_is_what_was_captured(Valkey::builder().redis().append_only(), true).await;
+}
+
 /// Law L12: the guide's way under `appendonly yes`.
 #[tokio::test(flavor = "multi_thread")]
 async fn replacing_the_rdb_file_alone_restores_nothing_under_append_only() {

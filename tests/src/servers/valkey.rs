@@ -107,6 +107,11 @@ impl Valkey {
         format!("redis://:wrong@127.0.0.1:{}", self.port)
     }
 
+    /// The server's program.
+    pub fn program(&self) -> &Path {
+        &self.binary
+    }
+
     /// The port on 127.0.0.1; it stays the same over restarts.
     pub fn port(&self) -> u16 {
         self.port

@@ -23,7 +23,7 @@ use prexor_tests::{
     capture::{stage, to_directory},
     dataset::{self, Size},
     equality::Things,
-    servers::{Valkey, ValkeyBuilder, binaries},
+    servers::{Valkey, ValkeyBuilder},
 };
 
 /// The service of the test's server; either verb can be made to fail, and a start does not wait until data is loaded.
@@ -36,7 +36,7 @@ pub(crate) struct Service {
 impl Service {
     pub(crate) fn of(server: &Valkey) -> Arc<Self> {
         let text = |path: PathBuf| path.display().to_string();
-        let binary = text(binaries().valkey.clone());
+        let binary = text(server.program().to_owned());
         let hooks = HookCommands {
             state: vec![text(server.state_command())],
             stop: vec![text(server.stop_command())],

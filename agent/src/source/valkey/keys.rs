@@ -17,7 +17,8 @@ use prexor_format::{
 use super::{
     SourceError,
     address::Address,
-    raw::{Raw, Reply, argument, argument_begins, command, head},
+    raw::{Raw, argument, argument_begins, command, head},
+    wire::Reply,
 };
 use crate::sink::Progress;
 
@@ -63,7 +64,7 @@ impl<'a> Keys<'a> {
         if self.with_functions() {
             match self.raw.ask(&[b"FUNCTION", b"DUMP"]) {
                 // All libraries one behind the other, each behind its byte; the first byte is the writer's.
-                Ok(Reply::Value(Some(dump))) if dump.len() > 10 => {
+                Ok(Reply::Bulk(dump)) if dump.len() > 10 => {
                     out.library(&dump[1..dump.len() - 10]).map_err(failed)?;
                 }
                 Ok(_) => {}
@@ -100,7 +101,7 @@ impl<'a> Keys<'a> {
     fn take_down<W: Write>(&mut self, db: u64, key: &[u8], out: &mut Writer<W>) -> Result<(), Down> {
         let expires = self.raw.reply()?;
         let expires_at_ms = match self.raw.accepted(b"PEXPIRETIME", expires)? {
-            Reply::Integer(ms @ 0..) => Some(ms),
+            Reply::Int(ms @ 0..) => Some(ms),
             _ => None,
         };
         // Gone since the scan.
@@ -196,14 +197,14 @@ impl<'a> Keys<'a> {
     }
 
     fn databases(&mut self) -> Result<Vec<u64>, SourceError> {
-        let Reply::Value(Some(text)) = self.raw.ask(&[b"INFO", b"keyspace"])? else { return Ok(Vec::new()) };
+        let Reply::Bulk(text) = self.raw.ask(&[b"INFO", b"keyspace"])? else { return Ok(Vec::new()) };
         Ok(super::client::Info::parse(&String::from_utf8_lossy(&text)).databases())
     }
 
     fn bulk_max(&mut self) -> Result<u64, SourceError> {
         match self.raw.ask(&[b"CONFIG", b"GET", b"proto-max-bulk-len"]) {
             Ok(Reply::Array(pair)) => match pair.get(1) {
-                Some(Reply::Value(Some(text))) => {
+                Some(Reply::Bulk(text)) => {
                     Ok(str::from_utf8(text).ok().and_then(|t| t.parse().ok()).unwrap_or(BULK_MAX))
                 }
                 _ => Ok(BULK_MAX),
@@ -220,24 +221,26 @@ impl<'a> Keys<'a> {
     }
 
     /// Some covered keys, and where to go on; `None` at the end.
-    #[expect(clippy::type_complexity, reason = "keys, and a cursor where there are more")]
-    fn scan(&mut self, cursor: Option<Vec<u8>>) -> Result<Option<(Vec<Vec<u8>>, Option<Vec<u8>>)>, SourceError> {
+    fn scan(&mut self, cursor: Option<Vec<u8>>) -> Result<Option<Scanned>, SourceError> {
         let Some(cursor) = cursor else { return Ok(None) };
         let mut args: Vec<&[u8]> = vec![b"SCAN", &cursor, b"COUNT", AT_ONCE];
         if let [pattern] = &self.selection.keys[..] {
             args.extend([&b"MATCH"[..], pattern.as_bytes()]);
         }
         let Reply::Array(mut answer) = self.raw.ask(&args)? else { return Ok(None) };
-        let (Some(Reply::Array(keys)), Some(Reply::Value(Some(next)))) = (answer.pop(), answer.pop()) else {
+        let (Some(Reply::Array(keys)), Some(Reply::Bulk(next))) = (answer.pop(), answer.pop()) else {
             return Ok(None);
         };
         let keys = keys.into_iter().filter_map(|key| match key {
-            Reply::Value(Some(key)) if self.selection.covers_key(&key) => Some(key),
+            Reply::Bulk(key) if self.selection.covers_key(&key) => Some(key),
             _ => None,
         });
         Ok(Some((keys.collect(), (next != b"0").then_some(next))))
     }
 }
+
+/// Some keys, and the cursor where there are more.
+type Scanned = (Vec<Vec<u8>>, Option<Vec<u8>>);
 
 /// Keys on their way in: commands gathered, and the number of replies that are still to come.
 struct Load<'a> {

@@ -1,114 +1,61 @@
-//! A blocking connection that moves many keys: commands written without waiting, replies read later, values of any size
-//! passed on in pieces. For one thread; everything else talks through `client`.
+//! What moving keys by the thousand needs beyond `wire`: refusals as errors, values that are passed on in pieces, commands
+//! that are put together in parts.
 
-use std::{
-    io::{self, BufReader, Read, Write},
-    time::Duration,
-};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     SourceError,
     address::Address,
-    wire::{self, Stream},
+    wire::{Head, Reply, Wire, encode},
 };
 
-/// How long a server may say nothing.
-const SILENCE: Duration = Duration::from_secs(120);
-
-/// The longest line of a reply; values have their length before them.
-const LINE_MAX: usize = 64 << 10;
-
-/// What a server answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reply {
-    Status(String),
-    Error(String),
-    Integer(i64),
-    /// A value, or none.
-    Value(Option<Vec<u8>>),
-    Array(Vec<Reply>),
-}
+/// The most of a value that is passed on at once.
+const PIECE: u64 = 64 << 10;
 
 /// See the module's text.
-pub(super) struct Raw {
-    stream: BufReader<Box<dyn Stream>>,
-    address: Address,
-}
+pub(super) struct Raw(Wire);
 
 impl Raw {
-    /// Connects and logs in.
+    /// Connects and logs in. Nothing cancels a verb of a restore half way: it is taken back instead.
     pub(super) fn connect(address: &Address) -> Result<Self, SourceError> {
-        let stream = wire::open(address, SILENCE).map_err(|e| address.unreachable("connecting", &e.to_string()))?;
-        let mut raw = Self { stream: BufReader::with_capacity(256 << 10, stream), address: address.clone() };
-        if let Some(password) = &address.password {
-            let user = address.username.as_deref();
-            let login: Vec<&str> = ["AUTH"].into_iter().chain(user).chain([password.as_str()]).collect();
-            raw.ask(&login.iter().map(|a| a.as_bytes()).collect::<Vec<_>>())?;
-        }
-        Ok(raw)
+        Wire::connect(address, &CancellationToken::new()).map(Self)
     }
 
     /// Sends a command and waits for its answer; a refusal is an error.
     pub(super) fn ask(&mut self, args: &[&[u8]]) -> Result<Reply, SourceError> {
-        let mut out = Vec::new();
-        command(&mut out, args);
-        self.send(&out)?;
-        let reply = self.reply()?;
+        let reply = self.0.ask(args)?;
         self.accepted(args.first().copied().unwrap_or_default(), reply)
     }
 
-    /// Sends what [`command`] has put together.
+    /// Sends what [`command`] and the like have put together.
     pub(super) fn send(&mut self, commands: &[u8]) -> Result<(), SourceError> {
-        let sent = self.stream.get_mut().write_all(commands).and_then(|()| self.stream.get_mut().flush());
+        let sent = self.0.send_encoded(commands);
         // A server that refuses says why before it hangs up.
-        sent.map_err(|e| match self.reply() {
-            Ok(Reply::Error(said)) => self.address.refusal("a command", &said),
-            _ => self.lost(&e),
+        sent.map_err(|e| match self.0.reply() {
+            Ok(Reply::Error(said)) => self.0.address().refusal("a command", &said),
+            _ => e,
         })
     }
 
     /// Makes an error of a refusal.
     pub(super) fn accepted(&self, doing: &[u8], reply: Reply) -> Result<Reply, SourceError> {
         match reply {
-            Reply::Error(said) => Err(self.address.refusal(&String::from_utf8_lossy(doing), &said)),
+            Reply::Error(said) => Err(self.0.address().refusal(&String::from_utf8_lossy(doing), &said)),
             reply => Ok(reply),
         }
     }
 
     /// The next reply, whole.
     pub(super) fn reply(&mut self) -> Result<Reply, SourceError> {
-        let (sort, line) = self.head()?;
-        Ok(match sort {
-            b'+' => Reply::Status(line),
-            b'-' => Reply::Error(line),
-            b':' => Reply::Integer(self.number(&line)?),
-            b'$' => match self.number(&line)? {
-                len @ 0.. => {
-                    let mut value = Vec::new();
-                    self.pieces(len as u64, |piece| {
-                        value.extend_from_slice(piece);
-                        Ok(())
-                    })?;
-                    self.end_of_value()?;
-                    Reply::Value(Some(value))
-                }
-                _ => Reply::Value(None),
-            },
-            b'*' => {
-                let items = self.number(&line)?.max(0);
-                Reply::Array((0..items).map(|_| self.reply()).collect::<Result<_, _>>()?)
-            }
-            _ => return Err(self.garbled()),
-        })
+        self.0.reply()
     }
 
     /// The length of the value that comes next; `None` where there is none.
     pub(super) fn value_begins(&mut self) -> Result<Option<u64>, SourceError> {
-        let (sort, line) = self.head()?;
-        match sort {
-            b'$' => Ok(u64::try_from(self.number(&line)?).ok()),
-            b'-' => Err(self.address.refusal("DUMP", &line)),
-            _ => Err(self.garbled()),
+        match self.0.head()? {
+            Head::Bulk(len) => self.0.length(&len).map(Some),
+            Head::Error(said) => Err(self.0.address().refusal("DUMP", &said)),
+            _ => Ok(None),
         }
     }
 
@@ -118,15 +65,11 @@ impl Raw {
         mut len: u64,
         mut take: impl FnMut(&[u8]) -> Result<(), SourceError>,
     ) -> Result<(), SourceError> {
-        let mut buffer = [0; 64 << 10];
         while len > 0 {
-            let most = buffer.len().min(usize::try_from(len).unwrap_or(usize::MAX));
-            let n = match self.stream.read(&mut buffer[..most]) {
-                Ok(0) => return Err(self.lost(&io::ErrorKind::UnexpectedEof.into())),
-                Ok(n) => n,
-                Err(e) => return Err(self.lost(&e)),
-            };
-            take(&buffer[..n])?;
+            let held = self.0.some(len.min(PIECE) as usize)?;
+            take(held)?;
+            let n = held.len();
+            self.0.consume(n);
             len -= n as u64;
         }
         Ok(())
@@ -134,55 +77,13 @@ impl Raw {
 
     /// Takes what follows a value.
     pub(super) fn end_of_value(&mut self) -> Result<(), SourceError> {
-        let mut end = [0; 2];
-        self.stream.read_exact(&mut end).map_err(|e| self.lost(&e))?;
-        if end == *b"\r\n" { Ok(()) } else { Err(self.garbled()) }
-    }
-
-    fn head(&mut self) -> Result<(u8, String), SourceError> {
-        let mut line = Vec::new();
-        loop {
-            let buffer = io::BufRead::fill_buf(&mut self.stream);
-            let buffer = match buffer {
-                Ok([]) => return Err(self.lost(&io::ErrorKind::UnexpectedEof.into())),
-                Ok(buffer) => buffer,
-                Err(e) => return Err(self.lost(&e)),
-            };
-            let end = buffer.iter().position(|b| *b == b'\n');
-            let taken = end.map_or(buffer.len(), |at| at + 1);
-            line.extend_from_slice(&buffer[..taken]);
-            io::BufRead::consume(&mut self.stream, taken);
-            match end {
-                Some(_) => break,
-                None if line.len() > LINE_MAX => return Err(self.garbled()),
-                None => {}
-            }
-        }
-        match line.as_slice() {
-            [sort, text @ .., b'\r', b'\n'] => Ok((*sort, String::from_utf8_lossy(text).into_owned())),
-            _ => Err(self.garbled()),
-        }
-    }
-
-    fn number(&self, line: &str) -> Result<i64, SourceError> {
-        line.parse().map_err(|_| self.garbled())
-    }
-
-    fn garbled(&self) -> SourceError {
-        SourceError::Failed(format!("what {} answers is not the protocol of Valkey", self.address))
-    }
-
-    fn lost(&self, e: &io::Error) -> SourceError {
-        let silent = matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
-        let why = if silent { format!("silent for {} s", SILENCE.as_secs()) } else { e.to_string() };
-        self.address.unreachable("moving keys", &why)
+        self.0.line_end()
     }
 }
 
 /// Appends a command.
 pub(super) fn command(out: &mut Vec<u8>, args: &[&[u8]]) {
-    head(out, args.len());
-    args.iter().for_each(|arg| argument(out, arg));
+    encode(args, out);
 }
 
 /// Appends the head of a command with so many arguments.
@@ -199,7 +100,5 @@ pub(super) fn argument(out: &mut Vec<u8>, arg: &[u8]) {
 
 /// Appends what comes before an argument's bytes.
 pub(super) fn argument_begins(out: &mut Vec<u8>, len: u64) {
-    out.push(b'$');
-    out.extend_from_slice(len.to_string().as_bytes());
-    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(format!("${len}\r\n").as_bytes());
 }

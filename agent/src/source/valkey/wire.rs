@@ -61,7 +61,7 @@ pub(super) enum Reply {
 }
 
 /// Both ways at once.
-pub(super) trait Stream: Read + Write + Send {}
+trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
 /// A connection that is logged in; closed when dropped.
@@ -77,7 +77,7 @@ pub(super) struct Wire {
 impl Wire {
     /// Connects and logs in.
     pub(super) fn connect(address: &Address, cancel: &CancellationToken) -> Result<Self, SourceError> {
-        let stream = open(address, TICK).map_err(|e| address.unreachable("connecting", &e.to_string()))?;
+        let stream = open(address).map_err(|e| address.unreachable("connecting", &e.to_string()))?;
         let mut wire = Self {
             stream,
             buffer: vec![0; BUFFER].into_boxed_slice(),
@@ -332,14 +332,14 @@ fn ended(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
-/// Connects, over whatever the address says; reads and writes then wait for `patience` at a time.
-pub(super) fn open(address: &Address, patience: Duration) -> io::Result<Box<dyn Stream>> {
+/// Connects, over whatever the address says; reads and writes then wait for a tick at a time.
+fn open(address: &Address) -> io::Result<Box<dyn Stream>> {
     let (host, port) = match &address.place {
         Place::Tcp { host, port } => (host, *port),
         Place::Unix(path) => {
             let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(Some(patience))?;
-            stream.set_write_timeout(Some(patience))?;
+            stream.set_read_timeout(Some(TICK))?;
+            stream.set_write_timeout(Some(TICK))?;
             return Ok(Box::new(stream));
         }
     };
@@ -352,9 +352,9 @@ pub(super) fn open(address: &Address, patience: Duration) -> io::Result<Box<dyn 
     }
     let stream = outcome?;
     stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(TICK))?;
     let Some(tls) = &address.tls else {
-        stream.set_read_timeout(Some(patience))?;
+        stream.set_read_timeout(Some(TICK))?;
         return Ok(Box::new(stream));
     };
     let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
@@ -362,7 +362,7 @@ pub(super) fn open(address: &Address, patience: Duration) -> io::Result<Box<dyn 
     let mut stream = StreamOwned::new(connection, stream);
     stream.sock.set_read_timeout(Some(CONNECT))?;
     stream.conn.complete_io(&mut stream.sock)?;
-    stream.sock.set_read_timeout(Some(patience))?;
+    stream.sock.set_read_timeout(Some(TICK))?;
     Ok(Box::new(stream))
 }
 
