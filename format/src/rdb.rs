@@ -29,6 +29,7 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod text;
+mod unpack;
 mod value;
 mod write;
 
@@ -38,5 +39,6 @@ pub use input::SERIALISED_KEPT;
 pub use payload::{BadPayload, Parsed, Payload};
 pub use reader::{Checksum, Entry, Functions, KEY_KEPT, Kind, Library, Reader, Record, unpack_string};
 pub use stream::STREAM_NAMES_MAX;
-pub use summary::{RdbSummary, Summary, summarise, survey};
+pub use summary::{MODULES_MAX, RdbSummary, Summary, summarise, survey};
+pub use unpack::{ELEMENT_MAX, adds, unpack};
 pub use write::{Facts, Writer};

@@ -15,7 +15,7 @@ use mongodb::Client;
 pub use self::{
     files::{Layout, Site, destroy_files, files, write_controller_yml},
     mongo::{destroy_mongo, mongo},
-    valkey::{destroy_valkey, valkey},
+    valkey::{destroy_valkey, many_valkey, valkey},
 };
 use crate::resp::Resp;
 

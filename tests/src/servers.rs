@@ -75,6 +75,15 @@ pub fn redis_binaries() -> &'static (PathBuf, PathBuf) {
     })
 }
 
+/// Where a `redis-server` 6 is.
+///
+/// # Panics
+/// When it can neither be found nor fetched.
+pub fn redis6_binary() -> &'static Path {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| found(&["--redis6"])("REDIS6_BIN"))
+}
+
 /// What `deploy/datastores` says. It takes what the environment names, so it is asked in any case.
 fn found(args: &[&str]) -> impl Fn(&str) -> PathBuf {
     let script = repository().join("deploy/datastores");

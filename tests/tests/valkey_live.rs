@@ -7,16 +7,12 @@
 #[allow(dead_code, reason = "each suite uses its part")]
 mod bench;
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, time::Duration};
 
-use bench::{Bench, digest_of};
+use bench::{Bench, digest_of, remote};
 use prexor_agent::{
     restore_unit::RestoreUnit,
-    services::{Role, ServiceError, ServiceState, Services},
-    source::{
-        Source, SourceError,
-        valkey::{ValkeyConfig, ValkeySource},
-    },
+    source::{Source, SourceError},
 };
 use prexor_format::{manifest::Artifact, selection::Selection};
 use prexor_tests::{
@@ -25,32 +21,6 @@ use prexor_tests::{
     resp::Resp,
     servers::{Valkey, ValkeyBuilder, wait_until},
 };
-
-/// A host that has no service of Valkey.
-struct Nothing;
-
-#[async_trait::async_trait]
-impl Services for Nothing {
-    fn knows(&self, _: Role) -> bool {
-        false
-    }
-    async fn state(&self, _: Role) -> Result<ServiceState, ServiceError> {
-        Ok(ServiceState::Absent)
-    }
-    async fn stop(&self, _: Role) -> Result<(), ServiceError> {
-        panic!("it is not to be stopped")
-    }
-    async fn start(&self, _: Role) -> Result<(), ServiceError> {
-        panic!("it is not to be started")
-    }
-    fn start_command(&self, _: Role) -> String {
-        String::new()
-    }
-}
-
-fn remote(uri: String) -> ValkeySource {
-    ValkeySource::new(ValkeyConfig { uri, ..ValkeyConfig::default() }, Arc::new(Nothing))
-}
 
 fn same(before: &Things, after: &Things) {
     assert_eq!(differences("valkey", before, after), Vec::<String>::new());
@@ -61,7 +31,7 @@ fn part(bench: &Bench, job: &str, artifact: &Artifact, keys: &[&str]) -> Restore
     stage_part(&bench.dir.path().join("state"), job, artifact, &bench.backup(), &selection).unwrap()
 }
 
-async fn everything(builder: ValkeyBuilder) {
+async fn everything(kind: ValkeyBuilder, builder: ValkeyBuilder) {
     let bench = Bench::filled(builder).await;
     let source = remote(bench.server.uri());
     let inspection = source.inspect().await;
@@ -88,7 +58,7 @@ async fn everything(builder: ValkeyBuilder) {
     assert!(told.contains("lease-token:leader goes on at 1000041") && told.contains("revocation"), "{told}");
     bench.server.cli(&["DEL", "prexor:v1:jwt:revoked:stolen"]);
     let without: Things = expected.clone().into_iter().filter(|(name, _)| !name.ends_with("stolen")).collect();
-    assert_eq!(bench.digest(), digest_of(&file, &without).await);
+    assert_eq!(bench.digest(), digest_of(kind, &file, &without).await);
     assert_eq!(source.check(&unit).await.unwrap().len(), 1);
     source.revert(&unit).await.unwrap();
     same(&destroyed, &bench.live().await);
@@ -109,17 +79,17 @@ async fn everything(builder: ValkeyBuilder) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_replaced_while_the_server_runs() {
-    everything(Valkey::builder()).await;
+    everything(Valkey::builder(), Valkey::builder()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_replaced_while_the_server_runs_with_append_only_files_and_a_password() {
-    everything(Valkey::builder().append_only().password("s3cret")).await;
+    everything(Valkey::builder(), Valkey::builder().append_only().password("s3cret")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_replaced_in_a_redis_that_runs() {
-    everything(Valkey::builder().redis()).await;
+    everything(Valkey::builder().redis(), Valkey::builder().redis()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -310,39 +280,4 @@ async fn a_server_under_sentinels_is_not_stopped() {
     let facts = bench.source.inspect().await.facts;
     assert_eq!(facts["restore_way"], "live");
     assert!(facts["restore_way_because"].contains("Sentinel"), "{facts:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_thousand_keys_come_back() {
-    let bench = Bench::start(Valkey::builder()).await;
-    let mut resp = bench.server.client().await;
-    for n in 0..100 {
-        let some: Vec<Vec<String>> = (0..1000)
-            .map(|i| {
-                let key = format!("prexor:v1:platform:many:{}", n * 1000 + i);
-                match i % 4 {
-                    0 => {
-                        vec!["SET".into(), key, format!("{n} {}", "value ".repeat(30)), "PX".into(), "259200007".into()]
-                    }
-                    1 => vec!["HSET".into(), key, "a".into(), "word ".repeat(20), "b".into(), n.to_string()],
-                    2 => vec!["RPUSH".into(), key, "x".repeat(100), "y".into()],
-                    _ => vec!["ZADD".into(), key, "1".into(), "a".into(), "2.5".into(), "b".repeat(80)],
-                }
-            })
-            .collect();
-        resp.pipeline(&some).await.unwrap();
-    }
-    let digest = bench.digest();
-    let source = remote(bench.server.uri());
-    let artifact = bench.capture().await;
-    bench.server.cli(&["FLUSHALL"]);
-    let unit = bench.unit("job-1", &artifact);
-    source.prepare(&unit).await.unwrap();
-    source.swap(&unit).await.unwrap();
-    assert_eq!(bench.digest(), digest);
-    assert_eq!(source.check(&unit).await.unwrap(), Vec::<String>::new());
-    bench.server.cli(&["SET", "prexor:v1:platform:many:5", "another"]);
-    assert_eq!(source.check(&unit).await.unwrap().len(), 1);
-    source.revert(&unit).await.unwrap();
-    assert_eq!(bench.server.cli(&["DBSIZE"]).trim(), "0");
 }

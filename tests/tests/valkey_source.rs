@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "valkey_source/bench.rs"]
+#[allow(dead_code, reason = "each suite uses its part")]
 mod bench;
 
 use std::{
@@ -47,7 +48,7 @@ fn same(before: &Things, after: &Things) {
     assert_eq!(differences("valkey", before, after), Vec::<String>::new());
 }
 
-async fn what_comes_back_is_what_was_captured(builder: ValkeyBuilder, append_only: bool) {
+async fn what_comes_back_is_what_was_captured(kind: ValkeyBuilder, builder: ValkeyBuilder, append_only: bool) {
     let mut bench = Bench::filled(builder).await;
     let before = bench.live().await;
     let settings = bench.settings();
@@ -79,7 +80,7 @@ async fn what_comes_back_is_what_was_captured(builder: ValkeyBuilder, append_onl
     bench.source.swap(&unit).await.unwrap();
     bench.source.swap(&unit).await.unwrap();
     same(&before, &bench.live().await);
-    assert_eq!(bench.digest(), bench::digest_of(&file, &before).await);
+    assert_eq!(bench.digest(), bench::digest_of(kind, &file, &before).await);
     assert_eq!(bench.source.check(&unit).await.unwrap(), Vec::<String>::new());
     assert_eq!(bench.settings(), settings);
     bench.source.revert(&unit).await.unwrap();
@@ -112,20 +113,21 @@ async fn what_comes_back_is_what_was_captured(builder: ValkeyBuilder, append_onl
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_back_is_what_was_captured_without_append_only_files() {
-    what_comes_back_is_what_was_captured(Valkey::builder(), false).await;
+    what_comes_back_is_what_was_captured(Valkey::builder(), Valkey::builder(), false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_back_is_what_was_captured_with_append_only_files() {
     let builder = Valkey::builder().append_only().password("s3cret");
     let builder = builder.setting("appendfilename \"my own.aof\"").setting("dbfilename other.rdb");
-    what_comes_back_is_what_was_captured(builder, true).await;
+    what_comes_back_is_what_was_captured(Valkey::builder(), builder, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_back_to_redis_is_what_was_captured_with_and_without_append_only_files() {
-    what_comes_back_is_what_was_captured(Valkey::builder().redis(), false).await;
-    what_comes_back_is_what_was_captured(Valkey::builder().redis().append_only(), true).await;
+    let redis = || Valkey::builder().redis();
+    what_comes_back_is_what_was_captured(redis(), redis(), false).await;
+    what_comes_back_is_what_was_captured(redis(), redis().append_only(), true).await;
 }
 
 /// Law L12: the guide's way under `appendonly yes`.

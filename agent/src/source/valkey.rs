@@ -27,6 +27,7 @@ mod client;
 mod keys;
 mod laws;
 mod live;
+mod load;
 mod place;
 mod prepare;
 mod raw;

@@ -116,7 +116,7 @@ fn required<P: Packed, S: Source>(packed: &mut P, source: &mut S) -> Result<Elem
 }
 
 /// A score in digits: what the server prints has 24 bytes at most.
-fn short_score<S: Source>(len: u64, source: &mut S) -> Result<f64, RdbError> {
+pub(super) fn short_score<S: Source>(len: u64, source: &mut S) -> Result<f64, RdbError> {
     let n = len.min(PEEK_MAX as u64) as usize;
     match parse_score(&source.peek(n, "a score")?[..n]).filter(|_| len == n as u64) {
         Some(score) => {

@@ -24,7 +24,7 @@ const NAMES: [&str; 16] = [
 ];
 
 /// A module's own data: the module's id and a colon follow.
-const PLATFORM: &[u8] = b"prexor:v1:platform:";
+pub(super) const PLATFORM: &str = "prexor:v1:platform:";
 
 /// The longest id that makes a family of its own.
 const MODULE_ID_MAX: usize = 64;
@@ -35,7 +35,7 @@ pub fn family(key: &[u8]) -> &str {
     if !key.starts_with(ROOT) {
         return "";
     }
-    if let Some(rest) = key.strip_prefix(PLATFORM) {
+    if let Some(rest) = key.strip_prefix(PLATFORM.as_bytes()) {
         let id = rest.iter().take(MODULE_ID_MAX + 1).position(|b| *b == b':').unwrap_or(0);
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"._-".contains(b);
         if id == 0 || !rest[..id].iter().all(plain) {

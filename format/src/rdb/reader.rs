@@ -46,6 +46,8 @@ pub struct Entry<'a> {
     pub key: &'a [u8],
     /// Bytes of the whole key.
     pub key_len: u64,
+    /// Where it begins in the file, as [`unpack_string`] reads it.
+    pub key_at: u64,
     /// What it holds.
     pub kind: Kind,
     /// The byte that says so in the file, and how the value is encoded.
@@ -150,6 +152,7 @@ struct Key {
     kind: Kind,
     before: Before,
     key_len: u64,
+    key_at: u64,
     at: u64,
     len: u64,
     elements: u64,
@@ -275,6 +278,7 @@ impl<'i> Reader<'i> {
             db: self.db,
             key: &self.key,
             key_len: key.key_len,
+            key_at: key.key_at,
             kind: key.kind,
             code: key.code,
             expires_at_ms: key.before.expires_at_ms,
@@ -351,6 +355,7 @@ impl<'i> Reader<'i> {
         self.item.put(&[kind as u8]);
         self.item.put_u64(before.expires_at_ms.map_or(u64::MAX, |ms| ms as u64));
         let (item, key) = (&mut self.item, &mut self.key);
+        let key_at = self.values.input.offset();
         let key_len = self.values.key(item, |piece| {
             let n = piece.len().min(KEY_KEPT - key.len());
             key.extend_from_slice(&piece[..n]);
@@ -359,7 +364,7 @@ impl<'i> Reader<'i> {
         self.values.input.mark();
         let elements = self.values.value(code, self.dialect, item)?;
         let len = self.values.input.offset() - at;
-        Ok(Key { code, kind, before, key_len, at, len, elements, digest: self.item.take() })
+        Ok(Key { code, kind, before, key_len, key_at, at, len, elements, digest: self.item.take() })
     }
 
     fn read_aux(&mut self) -> Result<(), RdbError> {

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     error::RdbError,
-    family::family,
+    family::{PLATFORM, family},
     reader::{Checksum, Entry, Functions, Kind, Reader},
 };
 use crate::{
@@ -47,6 +47,10 @@ impl RdbSummary {
     }
 }
 
+/// Modules that have families of their own. Where there are more, all of them are one family, `prexor:v1:platform:`: which
+/// keys a family has must not depend on the order in which they come.
+pub const MODULES_MAX: usize = 1024;
+
 /// Adds entries up to an [`RdbSummary`].
 #[derive(Debug, Default)]
 pub struct Summary {
@@ -54,6 +58,8 @@ pub struct Summary {
     keys: u64,
     expiring_keys: u64,
     families: BTreeMap<String, (u64, ContentHasher)>,
+    /// Modules in `families`; [`MODULES_MAX`] and one more when they are one family.
+    modules: usize,
     fencing: Fencing,
     /// What the restore laws take out: families, and single keys.
     removed: Vec<Correction>,
@@ -101,16 +107,43 @@ impl Summary {
         }
         self.keys += 1;
         self.expiring_keys += u64::from(entry.expires_at_ms.is_some());
-        let name = family(entry.key);
+        let mut name = family(entry.key);
+        if self.modules > MODULES_MAX && name.starts_with(PLATFORM) {
+            name = PLATFORM;
+        }
         let (keys, content) = match self.families.get_mut(name) {
             Some(family) => family,
-            None => self.families.entry(name.to_owned()).or_insert_with(|| (0, ContentHasher::new(Order::Multiset))),
+            None => {
+                name = self.new_family(name);
+                self.families.entry(name.to_owned()).or_insert_with(|| (0, ContentHasher::new(Order::Multiset)))
+            }
         };
         *keys += 1;
         content.add_digest(&entry.digest);
         if name.starts_with("prexor:v1:lease") {
             self.fencing.add(entry.db, entry.key, entry.string().as_deref());
         }
+    }
+
+    /// Under which name a family that is not there yet is counted.
+    fn new_family<'k>(&mut self, name: &'k str) -> &'k str {
+        if !name.starts_with(PLATFORM) {
+            return name;
+        }
+        self.modules += 1;
+        if self.modules <= MODULES_MAX {
+            return name;
+        }
+        let mut all = (0, ContentHasher::new(Order::Multiset));
+        self.families.retain(|name, (keys, content)| {
+            if name.starts_with(PLATFORM) {
+                all.0 += *keys;
+                all.1.merge(content);
+            }
+            !name.starts_with(PLATFORM)
+        });
+        self.families.insert(PLATFORM.to_owned(), all);
+        PLATFORM
     }
 
     /// The sum, with what `reader` knows of the file that it has read to the end.
@@ -191,4 +224,30 @@ fn survey_all(mut reader: Reader<'_>) -> Result<(RdbSummary, Result<(), RdbError
         }
     };
     Ok((summary.finish(&reader), end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rdb::{Facts, Writer};
+
+    fn families(keys: impl Iterator<Item = String>) -> Vec<KeyFamily> {
+        let mut file = Writer::new(Vec::new(), 11, &[]).unwrap();
+        for key in keys {
+            file.key(0, key.as_bytes(), 0, &Facts::default()).unwrap();
+            file.value(b"\x01x").unwrap();
+        }
+        summarise(&file.finish().unwrap()[..]).unwrap().families
+    }
+
+    #[test]
+    fn modules_beyond_number_are_one_family_whatever_their_order() {
+        let keys = |modules: usize| (0..2 * modules).map(move |n| format!("prexor:v1:platform:m{}:{n}", n % modules));
+        assert_eq!(families(keys(MODULES_MAX)).len(), MODULES_MAX);
+        let forwards = families(keys(MODULES_MAX + 1).chain(["x".to_owned()]));
+        let backwards: Vec<String> = keys(MODULES_MAX + 1).chain(["x".to_owned()]).collect();
+        assert_eq!(forwards, families(backwards.into_iter().rev()));
+        let told: Vec<_> = forwards.iter().map(|f| (f.name.as_str(), f.keys)).collect();
+        assert_eq!(told, [("", 1), (PLATFORM, 2 * (MODULES_MAX as u64 + 1))]);
+    }
 }

@@ -146,7 +146,7 @@ impl Values<'_> {
     }
 
     /// The score of the oldest sorted sets: a byte of length and digits, or a mark.
-    fn old_score(&mut self) -> Result<f64, RdbError> {
+    pub(super) fn old_score(&mut self) -> Result<f64, RdbError> {
         match self.input.byte("a score")? {
             253 => Ok(f64::NAN),
             254 => Ok(f64::INFINITY),

@@ -27,6 +27,50 @@ pub async fn valkey(resp: &mut Resp, size: Size) -> Result<()> {
     Ok(())
 }
 
+/// Many keys of a module: all types, a third with expiries to the millisecond, some 300 bytes each in an RDB file.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn many_valkey(resp: &mut Resp, keys: u32) -> Result<()> {
+    let mut numbers = Numbers::new(0x3a11);
+    let mut commands: Vec<Vec<String>> = Vec::new();
+    for n in 0..keys {
+        let key = format!("prexor:v1:platform:many:{n}");
+        let mut command = match n % 10 {
+            0 | 1 => vec!["SET".to_owned(), key.clone(), numbers.hex::<170>()],
+            2 => vec!["SET".to_owned(), key.clone(), numbers.words(90)],
+            3 => ["HSET", &key, "node", &numbers.hex::<30>(), "token", &numbers.hex::<90>(), "n", &n.to_string()]
+                .map(str::to_owned)
+                .into(),
+            4 => ["HSET", &key, "a", &numbers.hex::<150>(), "b", ""].map(str::to_owned).into(),
+            5 => ["RPUSH", &key].map(str::to_owned).into(),
+            6 => ["SADD", &key].map(str::to_owned).into(),
+            7 => ["ZADD", &key].map(str::to_owned).into(),
+            8 => ["XADD", &key, &format!("{}-{n}", n + 1), "type", "x", "data", &numbers.hex::<120>()]
+                .map(str::to_owned)
+                .into(),
+            _ => vec!["SET".to_owned(), key.clone(), (u64::from(n) * 7919).to_string()],
+        };
+        for m in 0..10 {
+            match n % 10 {
+                5 | 6 => command.push(numbers.hex::<16>()),
+                7 => command.extend([format!("{}.5", n % 977 + m), numbers.hex::<14>()]),
+                _ => break,
+            }
+        }
+        commands.push(command);
+        if n % 3 == 0 {
+            // Days away, and no two alike.
+            commands.push(vec!["PEXPIRE".to_owned(), key, (3 * 86_400_000 + u64::from(n)).to_string()]);
+        }
+        if commands.len() >= 1000 || n + 1 == keys {
+            resp.pipeline(&commands).await?;
+            commands.clear();
+        }
+    }
+    Ok(())
+}
+
 /// Deletes everything; leaves a key that no backup knows, and one with another value.
 ///
 /// # Errors

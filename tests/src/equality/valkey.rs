@@ -21,12 +21,9 @@ pub async fn valkey(resp: &mut Resp) -> Result<Things> {
             let mut reply = resp.call(&[b"SCAN".to_vec(), cursor, b"COUNT".to_vec(), b"1000".to_vec()]).await?.items();
             let keys = reply.pop().context("SCAN answers with keys")?.items();
             cursor = reply.pop().context("SCAN answers with a cursor")?.bytes();
-            for key in keys {
-                let key = key.bytes();
-                // It may have expired since.
-                if let Some(aspects) = one(resp, &key).await? {
-                    things.insert(format!("db{db} {}", key.escape_ascii()), aspects);
-                }
+            let keys: Vec<Vec<u8>> = keys.into_iter().map(Reply::bytes).collect();
+            for (key, aspects) in some(resp, keys).await? {
+                things.insert(format!("db{db} {}", key.escape_ascii()), aspects);
             }
             if cursor == b"0" {
                 break;
@@ -43,27 +40,48 @@ pub async fn valkey(resp: &mut Resp) -> Result<Things> {
     Ok(things)
 }
 
-async fn one(resp: &mut Resp, key: &[u8]) -> Result<Option<Aspects>> {
-    let kind = resp.call(&[b"TYPE".as_slice(), key]).await?.text();
-    let expires = resp.call(&[b"PEXPIRETIME".as_slice(), key]).await?.integer();
-    let read = async |resp: &mut Resp, command: &[&str]| {
-        let mut args = vec![command[0].as_bytes(), key];
-        args.extend(command[1..].iter().map(|arg| arg.as_bytes()));
-        resp.call(&args).await
-    };
-    let mut canonical = Vec::new();
-    match kind.as_str() {
-        "none" => return Ok(None),
-        "string" => canonical = read(resp, &["GET"]).await?.bytes(),
-        "list" => read(resp, &["LRANGE", "0", "-1"]).await?.canonical(&mut canonical),
-        "set" => sorted(read(resp, &["SMEMBERS"]).await?.items(), 1).canonical(&mut canonical),
-        "zset" => read(resp, &["ZRANGE", "0", "-1", "WITHSCORES"]).await?.canonical(&mut canonical),
-        "hash" => sorted(read(resp, &["HGETALL"]).await?.items(), 2).canonical(&mut canonical),
-        "stream" => stream(resp, key).await?.canonical(&mut canonical),
-        other => anyhow::bail!("key {} has the type {other}, which this comparison does not know", key.escape_ascii()),
+/// What these keys hold; without those that have expired since.
+async fn some(resp: &mut Resp, keys: Vec<Vec<u8>>) -> Result<Vec<(Vec<u8>, Aspects)>> {
+    let ask = |command: &'static str| keys.iter().map(move |key| [command.as_bytes().to_vec(), key.clone()]);
+    let kinds = resp.pipeline(&ask("TYPE").collect::<Vec<_>>()).await?;
+    let expiries = resp.pipeline(&ask("PEXPIRETIME").collect::<Vec<_>>()).await?;
+    let kinds: Vec<String> = kinds.into_iter().map(Reply::text).collect();
+    let read = keys.iter().zip(&kinds).map(|(key, kind)| {
+        let words: &[&str] = match kind.as_str() {
+            "string" => &["GET"],
+            "list" => &["LRANGE", "0", "-1"],
+            "set" => &["SMEMBERS"],
+            "zset" => &["ZRANGE", "0", "-1", "WITHSCORES"],
+            "hash" => &["HGETALL"],
+            // Asked for by themselves; this keeps the answers in step.
+            _ => &["EXISTS"],
+        };
+        let mut args = vec![words[0].as_bytes().to_vec(), key.clone()];
+        args.extend(words[1..].iter().map(|word| word.as_bytes().to_vec()));
+        args
+    });
+    let values = resp.pipeline(&read.collect::<Vec<_>>()).await?;
+    let mut out = Vec::new();
+    for (((key, kind), expires), value) in keys.into_iter().zip(kinds).zip(expiries).zip(values) {
+        let mut canonical = Vec::new();
+        match (kind.as_str(), value) {
+            ("none", _) | (_, Reply::Bulk(None)) => continue,
+            ("string", value) => canonical = value.bytes(),
+            ("list" | "set" | "zset" | "hash", Reply::Array(Some(items))) if items.is_empty() => continue,
+            ("list" | "zset", value) => value.canonical(&mut canonical),
+            ("set", value) => sorted(value.items(), 1).canonical(&mut canonical),
+            ("hash", value) => sorted(value.items(), 2).canonical(&mut canonical),
+            ("stream", _) => stream(resp, &key).await?.canonical(&mut canonical),
+            (other, _) => {
+                anyhow::bail!("key {} has the type {other}, which this comparison does not know", key.escape_ascii())
+            }
+        }
+        let expires = expires.integer();
+        let expires = if expires < 0 { "never".to_owned() } else { expires.to_string() };
+        let aspects = [("type".into(), kind), ("expires at".into(), expires), ("value".into(), show(&canonical))];
+        out.push((key, Aspects::from(aspects)));
     }
-    let expires = if expires < 0 { "never".to_owned() } else { expires.to_string() };
-    Ok(Some(Aspects::from([("type".into(), kind), ("expires at".into(), expires), ("value".into(), show(&canonical))])))
+    Ok(out)
 }
 
 /// Entries, groups, consumers and pending entries; without what is about memory, not content.

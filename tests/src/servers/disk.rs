@@ -80,6 +80,11 @@ impl SmallDisk {
         fs::remove_file(self.outside().join("ballast")).expect("it was filled");
     }
 
+    /// Where [`SmallDisk::dir`] is for processes that are not within.
+    pub(super) fn seen_from_outside(&self) -> PathBuf {
+        self.outside().join("data")
+    }
+
     /// As this process sees it.
     fn outside(&self) -> PathBuf {
         let point = self.point.path().strip_prefix("/").expect("a temporary directory is absolute");

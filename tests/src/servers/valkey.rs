@@ -4,6 +4,7 @@
 //! pid file, not the handle of a child, says which process is ours.
 
 use std::{
+    ffi::OsString,
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -14,7 +15,7 @@ use std::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use super::{PATIENCE, binaries, process, redis_binaries, wait_for};
+use super::{PATIENCE, SmallDisk, binaries, process, redis_binaries, redis6_binary, wait_for};
 use crate::resp::Resp;
 
 /// What to start.
@@ -22,8 +23,25 @@ use crate::resp::Resp;
 pub struct ValkeyBuilder {
     password: Option<String>,
     settings: Vec<String>,
-    redis: bool,
+    kind: Kind,
     rdb: Option<PathBuf>,
+    disk: Option<Disk>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+enum Kind {
+    #[default]
+    Valkey,
+    Redis,
+    Redis6,
+}
+
+/// A disk of its own: where the data is for the server, and for everybody else; the words with which the server begins.
+#[derive(Debug, Clone)]
+struct Disk {
+    inside: PathBuf,
+    outside: PathBuf,
+    enter: Vec<String>,
 }
 
 impl ValkeyBuilder {
@@ -40,7 +58,18 @@ impl ValkeyBuilder {
 
     /// Redis instead of Valkey.
     pub fn redis(self) -> Self {
-        Self { redis: true, ..self }
+        Self { kind: Kind::Redis, ..self }
+    }
+
+    /// Redis 6 instead of Valkey.
+    pub fn redis6(self) -> Self {
+        Self { kind: Kind::Redis6, ..self }
+    }
+
+    /// Keeps its data on this disk.
+    pub fn disk(self, disk: &SmallDisk) -> Self {
+        let disk = Disk { inside: disk.dir(), outside: disk.seen_from_outside(), enter: disk.enter() };
+        Self { disk: Some(disk), ..self }
     }
 
     /// Starts with a copy of this file as its `dump.rdb`.
@@ -64,9 +93,13 @@ impl ValkeyBuilder {
         if let Some(rdb) = &self.rdb {
             fs::copy(rdb, dir.path().join("data/dump.rdb")).expect("a dump to start with");
         }
-        let binary = if self.redis { &redis_binaries().0 } else { &binaries().valkey };
-        let (port, binary) = (process::free_port(), binary.clone());
-        let mut server = Valkey { port, dir, password: self.password, binary, child: None };
+        let binary = match self.kind {
+            Kind::Valkey => &binaries().valkey,
+            Kind::Redis => &redis_binaries().0,
+            Kind::Redis6 => redis6_binary(),
+        };
+        let (port, binary) = (process::free_port(), binary.to_owned());
+        let mut server = Valkey { port, dir, password: self.password, binary, disk: self.disk, child: None };
         server.write_config(&self.settings);
         server.write_commands();
         server.start().await;
@@ -81,6 +114,7 @@ pub struct Valkey {
     dir: TempDir,
     password: Option<String>,
     binary: PathBuf,
+    disk: Option<Disk>,
     child: Option<Child>,
 }
 
@@ -119,7 +153,7 @@ impl Valkey {
 
     /// Where it keeps `dump.rdb` and `appendonlydir`.
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.disk.as_ref().map_or_else(|| self.dir.path().join("data"), |disk| disk.outside.clone())
     }
 
     /// Its configuration file, which `CONFIG REWRITE` changes.
@@ -151,8 +185,10 @@ impl Valkey {
         if self.pid().is_some() {
             return;
         }
-        let mut command = Command::new(&self.binary);
-        command.arg(self.config_file());
+        let enter = self.disk.as_ref().map_or(&[][..], |disk| &disk.enter);
+        let mut words = enter.iter().map(OsString::from).chain([self.binary.clone().into(), self.config_file().into()]);
+        let mut command = Command::new(words.next().expect("there is a program"));
+        command.args(words);
         self.child =
             Some(process::spawn(&mut command, &self.dir.path().join("output")).expect("Valkey can be started"));
         let what = format!("Valkey on port {} to answer", self.port);
@@ -205,6 +241,11 @@ impl Valkey {
         self.dir.path().join("service-state")
     }
 
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("valkey.log")).unwrap_or_default()
+    }
+
     /// The end of its log.
     pub fn log_tail(&self) -> String {
         process::tails(&[&self.dir.path().join("valkey.log"), &self.dir.path().join("output")])
@@ -213,8 +254,9 @@ impl Valkey {
     fn write_config(&self, settings: &[String]) {
         let dir = self.dir.path().display();
         let mut text = format!(
-            "bind 127.0.0.1\nport {}\ndir {dir}/data\npidfile {dir}/valkey.pid\nlogfile {dir}/valkey.log\n",
-            self.port
+            "bind 127.0.0.1\nport {}\ndir {}\npidfile {dir}/valkey.pid\nlogfile {dir}/valkey.log\n",
+            self.port,
+            self.disk.as_ref().map_or_else(|| format!("{dir}/data"), |disk| disk.inside.display().to_string())
         );
         if let Some(password) = &self.password {
             text.push_str(&format!("requirepass {password}\n"));

@@ -146,24 +146,60 @@ impl Bench {
     }
 }
 
-/// What `DEBUG DIGEST` says of a server that has loaded this file and was then made to hold these keys, by commands.
-pub(crate) async fn digest_of(file: &Path, expected: &Things) -> String {
-    let mut server = Valkey::builder().setting("enable-debug-command yes").start().await;
-    server.stop().await;
-    fs::copy(file, server.data_dir().join("dump.rdb")).unwrap();
-    server.start().await;
+/// What `DEBUG DIGEST` says of a server of this kind that has loaded this file and was then made to hold these keys.
+pub(crate) async fn digest_of(builder: ValkeyBuilder, file: &Path, expected: &Things) -> String {
+    let server = builder.setting("enable-debug-command yes").rdb(file).start().await;
+    let found = prexor_tests::equality::valkey(&mut server.client().await).await.unwrap();
+    digest_with(&server, &found, expected).await
+}
+
+/// What `DEBUG DIGEST` says of a server that holds `found` when it was made to hold `expected`, by plain commands.
+pub(crate) async fn digest_with(server: &Valkey, found: &Things, expected: &Things) -> String {
     let mut resp = server.client().await;
-    let found = prexor_tests::equality::valkey(&mut resp).await.unwrap();
-    for name in found.keys().filter(|name| !expected.contains_key(*name)) {
+    let place = |name: &str| {
         let (db, key) = name.strip_prefix("db").unwrap().split_once(' ').unwrap();
-        resp.call(&["SELECT", db]).await.unwrap();
-        assert_eq!(resp.call(&["DEL", &key.replace(r"\xc3\xb6", "ö")]).await.unwrap().integer(), 1, "{key}");
+        (db.to_owned(), key.replace(r"\xc3\xb6", "ö"))
+    };
+    for name in found.keys().filter(|name| !expected.contains_key(*name)) {
+        let (db, key) = place(name);
+        resp.call(&["SELECT", &db]).await.unwrap();
+        assert_eq!(resp.call(&["DEL", &key]).await.unwrap().integer(), 1, "{key}");
     }
     for (name, aspects) in expected.iter().filter(|(name, aspects)| found.get(*name) != Some(aspects)) {
-        let (db, key) = name.strip_prefix("db").unwrap().split_once(' ').unwrap();
-        assert_eq!((&*aspects["type"], &*aspects["expires at"]), ("string", "never"), "{name}");
-        resp.call(&["SELECT", db]).await.unwrap();
-        resp.call(&["SET", key, &aspects["value"]]).await.unwrap();
+        let (db, key) = place(name);
+        assert_eq!(&*aspects["type"], "string", "{name}");
+        resp.call(&["SELECT", &db]).await.unwrap();
+        resp.call(&["SET", &key, &aspects["value"]]).await.unwrap();
+        if aspects["expires at"] != "never" {
+            resp.call(&["PEXPIREAT", &key, &aspects["expires at"]]).await.unwrap();
+        }
     }
     server.cli(&["DEBUG", "DIGEST"])
+}
+
+/// A host that has no service of Valkey.
+pub(crate) struct Nothing;
+
+#[async_trait::async_trait]
+impl Services for Nothing {
+    fn knows(&self, _: Role) -> bool {
+        false
+    }
+    async fn state(&self, _: Role) -> Result<ServiceState, ServiceError> {
+        Ok(ServiceState::Absent)
+    }
+    async fn stop(&self, _: Role) -> Result<(), ServiceError> {
+        panic!("it is not to be stopped")
+    }
+    async fn start(&self, _: Role) -> Result<(), ServiceError> {
+        panic!("it is not to be started")
+    }
+    fn start_command(&self, _: Role) -> String {
+        String::new()
+    }
+}
+
+/// A source that does not know how to stop and start the server.
+pub(crate) fn remote(uri: String) -> ValkeySource {
+    ValkeySource::new(ValkeyConfig { uri, ..ValkeyConfig::default() }, Arc::new(Nothing))
 }

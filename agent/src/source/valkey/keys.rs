@@ -3,21 +3,22 @@
 //! All of it is limited to the keys that a selection covers. Knows nothing of journals and laws.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::{BufWriter, Write},
-    os::unix::fs::FileExt,
     path::Path,
 };
 
 use prexor_format::{
-    rdb::{self, Entry, Facts, Library, Payload, Reader, Record, Writer},
+    rdb::{self, Entry, Facts, Kind, Payload, Reader, Record, Writer, unpack_string},
     selection::Selection,
 };
 
 use super::{
     SourceError,
     address::Address,
-    raw::{Raw, argument, argument_begins, command, head},
+    load::{At, Functions, Load, knows_no_functions},
+    raw::{Raw, command},
     wire::Reply,
 };
 use crate::sink::Progress;
@@ -26,12 +27,12 @@ use crate::sink::Progress;
 const AT_ONCE: &[u8] = b"1000";
 /// Values that a server is asked for in one go: it holds all of them until they are taken.
 const DUMPS_AT_ONCE: usize = 64;
-/// Bytes of commands that go out before the replies to the ones before them are read.
-const WINDOW: usize = 256 << 10;
 /// The RDB version in files that are written down from servers whose own is not known.
 const FILE_VERSION: u32 = 11;
 /// `proto-max-bulk-len` where the server does not say.
 const BULK_MAX: u64 = 512 << 20;
+/// The longest key that is moved: one is held whole.
+const KEY_MAX: u64 = 64 << 20;
 
 /// A server whose keys are moved.
 pub(super) struct Keys<'a> {
@@ -165,7 +166,7 @@ impl<'a> Keys<'a> {
         let (mut reader, file) = (Reader::new(open()?).map_err(damaged)?, open()?);
         let bulk_max = self.bulk_max()?;
         let mut functions = Functions::default();
-        let mut load = Load { raw: &mut self.raw, out: Vec::new(), begun: 0, sent: 0, db: None };
+        let mut load = Load::new(&mut self.raw, path, bulk_max);
         while let Some(record) = reader.next_record().map_err(damaged)? {
             match record {
                 Record::Library(library) => {
@@ -173,18 +174,16 @@ impl<'a> Keys<'a> {
                 }
                 Record::Key(entry) => {
                     // Servers drop collections without elements when they load a file.
-                    let empty = entry.elements == 0 && entry.kind != rdb::Kind::Stream;
+                    let empty = entry.elements == 0 && entry.kind != Kind::Stream;
                     let expired = entry.expires_at_ms.is_some_and(|at| at <= now_ms);
-                    if empty || expired || !self.selection.covers_key(entry.key) || !wanted(&entry) {
+                    if empty || expired || !wanted(&entry) {
                         continue;
                     }
-                    if entry.key.len() as u64 != entry.key_len {
-                        return Err(SourceError::Invalid(format!(
-                            "a key of {} bytes cannot be put into a running server: restore by exchanging the server's files",
-                            entry.key_len
-                        )));
+                    let key = whole_key(&entry, &file, path)?;
+                    if !self.selection.covers_key(&key) {
+                        continue;
                     }
-                    load.key(&entry, &file, path, bulk_max)?;
+                    load.key(&entry, &key, &file)?;
                     self.progress.add(entry.serialised_len, 1);
                 }
             }
@@ -242,182 +241,6 @@ impl<'a> Keys<'a> {
 /// Some keys, and the cursor where there are more.
 type Scanned = (Vec<Vec<u8>>, Option<Vec<u8>>);
 
-/// Keys on their way in: commands gathered, and the number of replies that are still to come.
-struct Load<'a> {
-    raw: &'a mut Raw,
-    out: Vec<u8>,
-    /// Commands in `out`.
-    begun: usize,
-    /// Commands that were sent and not answered yet.
-    sent: usize,
-    db: Option<u64>,
-}
-
-impl Load<'_> {
-    fn key(&mut self, entry: &Entry<'_>, file: &File, path: &Path, bulk_max: u64) -> Result<(), SourceError> {
-        if self.db != Some(entry.db) {
-            command(&mut self.out, &[b"SELECT", entry.db.to_string().as_bytes()]);
-            self.begun += 1;
-            self.db = Some(entry.db);
-        }
-        let len = Payload::len(entry.serialised_len);
-        if len > bulk_max {
-            return self.rebuilt(entry, file, path, bulk_max);
-        }
-        head(&mut self.out, 6);
-        argument(&mut self.out, b"RESTORE");
-        argument(&mut self.out, entry.key);
-        argument(&mut self.out, entry.expires_at_ms.unwrap_or(0).to_string().as_bytes());
-        argument_begins(&mut self.out, len);
-        let version = Payload::version_needed(entry.code);
-        match entry.serialised {
-            Some(serialised) => Payload::append(entry.code, serialised, version, &mut self.out),
-            None => {
-                let mut payload = Payload::begin(entry.code, version);
-                self.out.push(entry.code);
-                pieces(file, path, entry.serialised_at, entry.serialised_len, |piece| {
-                    payload.add(piece);
-                    self.out.extend_from_slice(piece);
-                    if self.out.len() < WINDOW { Ok(()) } else { self.raw.send(&std::mem::take(&mut self.out)) }
-                })?;
-                self.out.extend_from_slice(&payload.end());
-            }
-        }
-        self.out.extend_from_slice(b"\r\n");
-        argument(&mut self.out, b"REPLACE");
-        argument(&mut self.out, b"ABSTTL");
-        self.begun += 1;
-        self.flow()
-    }
-
-    /// A string whose payload is longer than the server takes in one piece.
-    fn rebuilt(&mut self, entry: &Entry<'_>, file: &File, path: &Path, bulk_max: u64) -> Result<(), SourceError> {
-        if entry.code != 0 {
-            return Err(SourceError::Invalid(format!(
-                "{} has {} bytes, the server takes {bulk_max} at once (proto-max-bulk-len): raise that for the restore",
-                entry.key.escape_ascii(),
-                entry.serialised_len
-            )));
-        }
-        let serialised = At { file, at: entry.serialised_at, left: entry.serialised_len };
-        let (mut part, mut failed) = (Vec::new(), Ok(()));
-        let most = usize::try_from(bulk_max / 4).unwrap_or(usize::MAX).min(8 << 20);
-        let unpacked = rdb::unpack_string(serialised, |piece| {
-            part.extend_from_slice(piece);
-            if failed.is_ok() && part.len() >= most {
-                failed = self.append(entry.key, &std::mem::take(&mut part));
-            }
-        });
-        failed?;
-        unpacked.map_err(|e| SourceError::Failed(format!("{} cannot be read: {e}", path.display())))?;
-        self.append(entry.key, &part)?;
-        if let Some(at) = entry.expires_at_ms {
-            command(&mut self.out, &[b"PEXPIREAT", entry.key, at.to_string().as_bytes()]);
-            self.begun += 1;
-        }
-        self.flow()
-    }
-
-    fn append(&mut self, key: &[u8], part: &[u8]) -> Result<(), SourceError> {
-        command(&mut self.out, &[b"APPEND", key, part]);
-        self.begun += 1;
-        self.flow()
-    }
-
-    /// Sends what was gathered once it is enough, and then reads the replies to what was sent before it: the server
-    /// works on one while the next is put together.
-    fn flow(&mut self) -> Result<(), SourceError> {
-        if self.out.len() < WINDOW {
-            return Ok(());
-        }
-        self.raw.send(&self.out)?;
-        self.out.clear();
-        let before = std::mem::replace(&mut self.sent, std::mem::take(&mut self.begun));
-        self.replies(before)
-    }
-
-    fn replies(&mut self, n: usize) -> Result<(), SourceError> {
-        for _ in 0..n {
-            let reply = self.raw.reply()?;
-            self.raw.accepted(b"RESTORE", reply)?;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> Result<(), SourceError> {
-        self.raw.send(&self.out)?;
-        let all = self.sent + self.begun;
-        self.replies(all)
-    }
-}
-
-/// Libraries of functions, as `FUNCTION RESTORE` takes them.
-#[derive(Default)]
-struct Functions(Vec<u8>);
-
-impl Functions {
-    fn add(&mut self, library: &Library<'_>, file: &File) -> std::io::Result<()> {
-        self.0.push(Library::CODE);
-        match library.serialised {
-            Some(serialised) => self.0.extend_from_slice(serialised),
-            None => {
-                let begin = self.0.len();
-                self.0.resize(begin + usize::try_from(library.serialised_len).map_err(std::io::Error::other)?, 0);
-                file.read_exact_at(&mut self.0[begin..], library.serialised_at)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Replaces all functions of the server.
-    fn put(self, raw: &mut Raw) -> Result<(), SourceError> {
-        let Some((code, libraries)) = self.0.split_first() else {
-            return match raw.ask(&[b"FUNCTION", b"FLUSH"]) {
-                Err(e) if !knows_no_functions(&e) => Err(e),
-                _ => Ok(()),
-            };
-        };
-        let mut payload = Vec::new();
-        Payload::append(*code, libraries, 10, &mut payload);
-        raw.ask(&[b"FUNCTION", b"RESTORE", &payload, b"FLUSH"]).map(drop)
-    }
-}
-
-/// Bytes of a file from a place on.
-struct At<'a> {
-    file: &'a File,
-    at: u64,
-    left: u64,
-}
-
-impl std::io::Read for At<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let most = buf.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let n = self.file.read_at(&mut buf[..most], self.at)?;
-        self.at += n as u64;
-        self.left -= n as u64;
-        Ok(n)
-    }
-}
-
-fn pieces(
-    file: &File,
-    path: &Path,
-    at: u64,
-    len: u64,
-    mut take: impl FnMut(&[u8]) -> Result<(), SourceError>,
-) -> Result<(), SourceError> {
-    let (mut from, mut buffer) = (At { file, at, left: len }, vec![0; 64 << 10]);
-    while from.left > 0 {
-        match std::io::Read::read(&mut from, &mut buffer) {
-            Ok(0) => return Err(file_failed("reading", path, &std::io::ErrorKind::UnexpectedEof.into())),
-            Ok(n) => take(&buffer[..n])?,
-            Err(e) => return Err(file_failed("reading", path, &e)),
-        }
-    }
-    Ok(())
-}
-
 /// Writing a key down failed on one side or the other.
 enum Down {
     Server(SourceError),
@@ -434,9 +257,21 @@ fn bad_dump(key: &[u8]) -> SourceError {
     SourceError::Failed(format!("the server dumps {} in a way that cannot be read", key.escape_ascii()))
 }
 
-/// Servers before Redis 7.
-fn knows_no_functions(e: &SourceError) -> bool {
-    matches!(e, SourceError::Failed(said) if said.contains("unknown command"))
+/// A key, of which an entry has only the beginning where it is very long.
+pub(super) fn whole_key<'e>(entry: &Entry<'e>, file: &File, path: &Path) -> Result<Cow<'e, [u8]>, SourceError> {
+    if entry.key.len() as u64 == entry.key_len {
+        return Ok(Cow::Borrowed(entry.key));
+    }
+    if entry.key_len > KEY_MAX {
+        return Err(SourceError::Invalid(format!(
+            "a key of {} bytes cannot be put into a running server: restore by exchanging the server's files",
+            entry.key_len
+        )));
+    }
+    let mut key = Vec::new();
+    unpack_string(At::new(file, entry.key_at, u64::MAX), |piece| key.extend_from_slice(piece))
+        .map_err(|e| SourceError::Failed(format!("{} cannot be read: {e}", path.display())))?;
+    Ok(Cow::Owned(key))
 }
 
 pub(super) fn file_failed(doing: &str, path: &Path, e: &std::io::Error) -> SourceError {

@@ -17,7 +17,7 @@ use prexor_format::{
 
 use super::{
     SourceError, blocking,
-    keys::{Keys, file_failed},
+    keys::{Keys, file_failed, whole_key},
     laws::{self, Live},
     prepare,
     restore::{CORRECTIONS, LIVE, Restore, differences},
@@ -56,10 +56,11 @@ impl Restore {
             let failed = |e: &dyn std::fmt::Display| {
                 SourceError::Invalid(format!("the staged {} cannot be read: {e}", staged.display()))
             };
-            let mut reader = Reader::new(File::open(&staged).map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
+            let open = || File::open(&staged).map_err(|e| failed(&e));
+            let (mut reader, file) = (Reader::new(open()?).map_err(|e| failed(&e))?, open()?);
             let (mut state, mut needed) = (State::default(), 0);
             while let Some(entry) = reader.next_entry().map_err(|e| failed(&e))? {
-                if !unit.selection.covers_key(entry.key) {
+                if !unit.selection.covers_key(&whole_key(&entry, &file, &staged)?) {
                     continue;
                 }
                 if entry.kind == Kind::Module {
@@ -167,9 +168,10 @@ impl Restore {
                     SourceError::Failed(format!("{} cannot be compared: {e}", path.display()))
                 };
                 let mut summary = summary.alive(now);
-                let mut reader = Reader::new(File::open(path).map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
+                let open = || File::open(path).map_err(|e| failed(&e));
+                let (mut reader, file) = (Reader::new(open()?).map_err(|e| failed(&e))?, open()?);
                 while let Some(entry) = reader.next_entry().map_err(|e| failed(&e))? {
-                    if unit.selection.covers_key(entry.key) {
+                    if unit.selection.covers_key(&whole_key(&entry, &file, path)?) {
                         summary.add(&entry);
                     }
                 }

@@ -88,7 +88,7 @@ pub(super) fn command(out: &mut Vec<u8>, args: &[&[u8]]) {
 
 /// Appends the head of a command with so many arguments.
 pub(super) fn head(out: &mut Vec<u8>, args: usize) {
-    out.extend_from_slice(format!("*{args}\r\n").as_bytes());
+    number(out, b'*', args as u64);
 }
 
 /// Appends an argument.
@@ -100,5 +100,39 @@ pub(super) fn argument(out: &mut Vec<u8>, arg: &[u8]) {
 
 /// Appends what comes before an argument's bytes.
 pub(super) fn argument_begins(out: &mut Vec<u8>, len: u64) {
-    out.extend_from_slice(format!("${len}\r\n").as_bytes());
+    number(out, b'$', len);
+}
+
+/// A number between its mark and the end of the line; there are several of them in every command.
+fn number(out: &mut Vec<u8>, mark: u8, mut n: u64) {
+    let (mut digits, mut at) = ([0; 20], 20);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.push(mark);
+    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_can_be_put_together_in_parts() {
+        let (mut whole, mut parts) = (Vec::new(), Vec::new());
+        let key = [b'k'; 1234];
+        command(&mut whole, &[b"GET", &key, b""]);
+        head(&mut parts, 3);
+        argument(&mut parts, b"GET");
+        argument(&mut parts, &key);
+        argument_begins(&mut parts, 0);
+        parts.extend_from_slice(b"\r\n");
+        assert_eq!(parts, whole);
+    }
 }

@@ -30,8 +30,8 @@ const STALLED: Duration = Duration::from_secs(180);
 /// How often another's save may come before ours.
 const TRIES: u32 = 50;
 
-/// Between two questions to a server that saves.
-const POLL: Duration = Duration::from_millis(20);
+/// Between two questions to a server that saves: a part of the time that it has been saving, within these.
+const POLL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
 /// Between two looks for bytes that the server's child may have written.
 const GROWTH: Duration = Duration::from_millis(2);
@@ -245,7 +245,7 @@ impl Drop for Save {
 
 /// Waits until the server neither saves nor rewrites.
 async fn idle(connection: &Connection, site: &Site) -> Result<Info, SourceError> {
-    let mut patience = Patience::new(STALLED);
+    let (mut patience, begun) = (Patience::new(STALLED), Instant::now());
     loop {
         let info = connection.info().await?;
         if info.loading() {
@@ -263,7 +263,7 @@ async fn idle(connection: &Connection, site: &Site) -> Result<Info, SourceError>
                 STALLED.as_secs()
             )));
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep((begun.elapsed() / 64).clamp(POLL.0, POLL.1)).await;
     }
 }
 
