@@ -11,7 +11,7 @@ mod mongo;
 mod report;
 mod valkey;
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::{Context, Result};
 
@@ -103,16 +103,18 @@ impl Bench<'_> {
         Ok(said["id"].as_str().context("a backup has an id")?.to_owned())
     }
 
-    /// Times `prexorctl restore ID --yes`.
-    async fn restore(&mut self, scope: &'static str, name: &'static str, id: &str) -> Result<()> {
+    /// Times `prexorctl restore ID --yes`, and returns the seconds of its steps by their verbs.
+    async fn restore(&mut self, scope: &'static str, name: &'static str, id: &str) -> Result<BTreeMap<String, f64>> {
+        let mut steps = BTreeMap::new();
         let command = self.cluster.ctl_command(&["restore", id, "--yes", "--json"]);
         let said: serde_json::Value = serde_json::from_slice(&self.timed(scope, name, floors::output(command)).await?)?;
         for step in said["steps"].as_array().into_iter().flatten() {
             if let (Some(verb), Some(seconds)) = (step["verb"].as_str(), step["seconds"].as_f64()) {
                 self.report.step(scope, name, verb, seconds);
+                steps.insert(verb.to_owned(), seconds);
             }
         }
-        Ok(())
+        Ok(steps)
     }
 
     fn delete(&self, id: &str) {

@@ -270,6 +270,24 @@ impl Cluster {
             .await;
     }
 
+    /// Changes the agent's configuration, and starts it anew with that.
+    pub async fn reconfigure_agent(&mut self, change: impl FnOnce(String) -> String) {
+        let config = self.dir().join("agent.yml");
+        let text = fs::read_to_string(&config).expect("setup wrote agent.yml");
+        fs::write(config, change(text)).expect("agent.yml");
+        self.kill_agent();
+        self.start_agent().await;
+    }
+
+    /// From now on the agent cannot stop Valkey: a restore replaces its keys while it runs.
+    pub async fn forget_valkey_service(&mut self) {
+        let without = |text: String| {
+            let (before, _) = text.split_once("  valkey:\n    hooks:").expect("the service comes last");
+            before.to_owned()
+        };
+        self.reconfigure_agent(without).await;
+    }
+
     /// The coordinator's process.
     pub fn coordinator_pid(&self) -> u32 {
         self.coordinator.as_ref().expect("the coordinator runs").id()

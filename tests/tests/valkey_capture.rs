@@ -389,6 +389,21 @@ async fn a_link_that_the_server_cuts_is_named() {
     drained.await.unwrap();
 }
 
+/// A store that is slower than the server's patience.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_stands_still_for_longer_than_repl_timeout_is_named() {
+    let server = large(builder().setting("repl-timeout 1")).await;
+    let (task, _, frames) = held_up(&server, CaptureWay::Replication).await;
+    wait_until("the server to lose its patience", Duration::from_secs(60), async || {
+        server.cli(&["INFO", "replication"]).contains("connected_slaves:0")
+    })
+    .await;
+    let drained = tokio::spawn(nothing_finished(frames));
+    let error = tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap();
+    assert!(error.to_string().contains("repl-timeout"), "{error}");
+    drained.await.unwrap();
+}
+
 /// A save or a snapshot that others have begun is waited for; what came in between is in ours.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_clients_save_is_waited_for() {

@@ -82,11 +82,9 @@ async fn every_way(redis: bool, append_only: bool) {
     }
     let short = Instant::now();
     let mut taken: Vec<(&str, Artifact)> = Vec::new();
-    for (way, name) in [
-        (CaptureWay::Bgsave, "bgsave-file"),
-        (CaptureWay::Replication, "replication"),
-        (CaptureWay::Scan, "scan"),
-    ] {
+    for (way, name) in
+        [(CaptureWay::Bgsave, "bgsave-file"), (CaptureWay::Replication, "replication"), (CaptureWay::Scan, "scan")]
+    {
         let config = ValkeyConfig { uri: bench.server.uri(), capture: way, ..ValkeyConfig::default() };
         let source = ValkeySource::new(config, bench.service.clone());
         let dir = bench.dir.path().join(name);
@@ -100,7 +98,8 @@ async fn every_way(redis: bool, append_only: bool) {
     }
     tokio::time::sleep(Duration::from_secs(20).saturating_sub(short.elapsed())).await;
 
-    let live = ValkeySource::new(ValkeyConfig { uri: bench.server.uri(), ..ValkeyConfig::default() }, Arc::new(Nothing));
+    let live =
+        ValkeySource::new(ValkeyConfig { uri: bench.server.uri(), ..ValkeyConfig::default() }, Arc::new(Nothing));
     for (name, artifact) in &taken {
         let dir = bench.dir.path().join(name);
         let file = dir.join("valkey/dump.rdb");

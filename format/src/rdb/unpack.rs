@@ -174,7 +174,10 @@ mod tests {
         assert_eq!(unpacked(3, b"\x01\x01m\x030.5").unwrap(), ["5e-1", "m"]);
         // A listpack of `m` and 3.
         assert_eq!(unpacked(17, b"\x0c\x0c\0\0\0\x02\0\x81m\x02\x03\x01\xff").unwrap(), ["3e0", "m"]);
-        assert_eq!(unpacked(18, b"\x02\x01\x01x\x02\x0c\x0c\0\0\0\x02\0\x81m\x02\x03\x01\xff").unwrap(), ["x", "m", "3"]);
+        assert_eq!(
+            unpacked(18, b"\x02\x01\x01x\x02\x0c\x0c\0\0\0\x02\0\x81m\x02\x03\x01\xff").unwrap(),
+            ["x", "m", "3"]
+        );
         assert_eq!(unpacked(11, b"\x0c\x02\0\0\0\x02\0\0\0\x05\0\xff\xff").unwrap(), ["5", "-1"]);
     }
 

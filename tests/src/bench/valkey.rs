@@ -1,10 +1,11 @@
-//! Valkey: capture against BGSAVE and one read of the file, end to end; and the agent's other ways of capturing against
-//! `valkey-cli --rdb`, without coordinator, since that program has none either; and the reader of the file against the
-//! server's own checker.
+//! Valkey: capture against BGSAVE and one read of the file, end to end; the agent's other ways of capturing against
+//! `valkey-cli --rdb`, without coordinator, since that program has none either, and by the replication stream end to end
+//! too; the reader of the file against the server's own checker; and a restore into a server that keeps running against a
+//! server that loads the same file when it starts.
 
-use std::{fs::File, io, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeMap, fs::File, io, path::Path, process::Command, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use prexor_agent::{
     services::{self, Manager, ServicesConfig},
     source::valkey::{CaptureWay, ValkeyConfig, ValkeySource},
@@ -14,8 +15,13 @@ use prexor_format::rdb;
 use super::{
     Bench, data,
     floors::{bgsave, output, persistence},
+    report::Row,
 };
-use crate::{capture::to_directory, resp::Resp, servers::binaries};
+use crate::{
+    capture::to_directory,
+    resp::Resp,
+    servers::{Valkey, binaries},
+};
 
 const SCOPE: &str = "valkey";
 const BGSAVE: &str = "BGSAVE and a read";
@@ -24,6 +30,13 @@ const REPLICATION: &str = "capture (replication)";
 const SCAN: &str = "capture (scan)";
 const CHECKER: &str = "valkey-check-rdb";
 const READER: &str = "RDB reader";
+/// The same once more, beside the capture that it is compared with.
+const CLI_AGAIN: &str = "valkey-cli --rdb, again";
+const WHOLE_REPLICATION: &str = "capture (replication, end to end)";
+const LOAD: &str = "the server's load";
+const LIVE: &str = "restore (live)";
+const LIVE_EMPTY: &str = "restore (live, into nothing)";
+const PUT_IN: &str = "its keys put in";
 
 pub(super) async fn measure(bench: &mut Bench<'_>, keys: u32, seed: u64) -> Result<()> {
     bench.say(&format!("generating {keys} keys"));
@@ -44,9 +57,7 @@ pub(super) async fn measure(bench: &mut Bench<'_>, keys: u32, seed: u64) -> Resu
         }
         read(bench, &rdb).await?;
         let id = bench.capture(SCOPE).await?;
-        let mut command = Command::new(&binaries().valkey_cli);
-        command.args(["-u", &uri, "--rdb"]).arg(dir.path().join("cli.rdb"));
-        bench.floor(SCOPE, CLI, output(command)).await?;
+        bench.floor(SCOPE, CLI, output(cli(bench, dir.path())?)).await?;
         for (name, way) in [(REPLICATION, CaptureWay::Replication), (SCAN, CaptureWay::Scan)] {
             let to = dir.path().join(name);
             bench.floor(SCOPE, name, alone(&uri, way, &to)).await?;
@@ -55,11 +66,50 @@ pub(super) async fn measure(bench: &mut Bench<'_>, keys: u32, seed: u64) -> Resu
         bench.restore(SCOPE, "restore", &id).await?;
         bench.delete(&id);
     }
+    live(bench, dir.path()).await?;
     bench.report.ratio(SCOPE, "capture", BGSAVE, Some(1.3));
     bench.report.ratio(SCOPE, REPLICATION, CLI, Some(1.1));
+    bench.report.ratio(SCOPE, WHOLE_REPLICATION, CLI_AGAIN, None);
     bench.report.ratio(SCOPE, SCAN, CLI, None);
     bench.report.ratio(SCOPE, READER, CHECKER, Some(1.0));
+    bench.report.ratio(SCOPE, PUT_IN, LOAD, None);
+    bench.report.ratio(SCOPE, LIVE_EMPTY, LOAD, Some(3.0));
+    bench.report.ratio(SCOPE, LIVE, LOAD, None);
     Ok(())
+}
+
+/// With an agent that sees nothing of the server but its port.
+async fn live(bench: &mut Bench<'_>, dir: &Path) -> Result<()> {
+    bench.cluster.forget_valkey_service().await;
+    bench.cluster.reconfigure_agent(|text| format!("{text}\nvalkey:\n  capture: replication\n")).await;
+    for _ in 0..bench.repeat {
+        quiet(bench).await?;
+        bench.floor(SCOPE, CLI_AGAIN, output(cli(bench, dir)?)).await?;
+        let id = bench.capture_as(SCOPE, WHOLE_REPLICATION).await?;
+        let file = bench.cluster.backup_dir(&id).join("valkey/dump.rdb");
+        let server = Valkey::builder().setting("save \"\"").rdb(&file).start().await;
+        let seconds = loading_took(&server.log()).context("a server tells how long it took to load its file")?;
+        bench.report.add(Row { scope: SCOPE, name: LOAD, seconds, usage: BTreeMap::new() });
+        drop(server);
+        bench.restore(SCOPE, LIVE, &id).await?;
+        connect(bench).await?.call(&["FLUSHALL"]).await?;
+        let steps = bench.restore(SCOPE, LIVE_EMPTY, &id).await?;
+        let Some(&seconds) = steps.get("swap") else { bail!("a restore has a swap: {steps:?}") };
+        bench.report.add(Row { scope: SCOPE, name: PUT_IN, seconds, usage: BTreeMap::new() });
+        bench.delete(&id);
+    }
+    Ok(())
+}
+
+/// The stock way of getting what a replica gets.
+fn cli(bench: &Bench<'_>, dir: &Path) -> Result<Command> {
+    let server = bench.cluster.valkey.as_ref().context("the benchmark's cluster has Valkey")?;
+    Ok(server.cli_command(&["--rdb", &dir.join("cli.rdb").display().to_string()]))
+}
+
+/// Seconds, by the server's own log.
+fn loading_took(log: &str) -> Option<f64> {
+    log.lines().find_map(|line| line.split_once("DB loaded from disk: ")?.1.split(' ').next()?.parse().ok())
 }
 
 /// Walks the file that the server saved: as it does itself to check one, and as verify does, which also takes digests.

@@ -217,13 +217,19 @@ impl Valkey {
     /// # Panics
     /// When `valkey-cli` cannot be started.
     pub fn cli(&self, args: &[&str]) -> String {
+        let output = self.cli_command(args).output().expect("valkey-cli can be started");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// `valkey-cli` with these arguments, not yet started.
+    pub fn cli_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&binaries().valkey_cli);
         command.args(["-p", &self.port.to_string()]);
         if let Some(password) = &self.password {
             command.env("REDISCLI_AUTH", password);
         }
-        let output = command.args(args).output().expect("valkey-cli can be started");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        command.args(args);
+        command
     }
 
     /// A program that starts it and returns when it answers: what a service manager would do.

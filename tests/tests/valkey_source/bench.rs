@@ -89,7 +89,10 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn start(builder: ValkeyBuilder) -> Self {
-        let server = builder.setting("enable-debug-command yes").start().await;
+        Self::around(builder.setting("enable-debug-command yes").start().await)
+    }
+
+    pub(crate) fn around(server: Valkey) -> Self {
         let service = Service::of(&server);
         let config = ValkeyConfig { uri: server.uri(), ..ValkeyConfig::default() };
         let source = ValkeySource::new(config, service.clone());

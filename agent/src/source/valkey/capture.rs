@@ -100,7 +100,8 @@ pub(super) async fn run(
         let (way, begun, refusals) = capture.begin(&sink).await?;
         Ok((way, begun, refusals, capture.info))
     };
-    // A save that goes on after a cancellation is the server's own business; it is not ours to kill.
+    // A save goes on after a cancellation: before Valkey 8.1 nothing ends one but killing the child, and what does from
+    // there on (BGSAVE CANCEL) would end another client's too. Its file is as good as any that the server saves.
     let (way, begun, refusals, info) = tokio::select! {
         begun = begin => begun?,
         () = cancel.cancelled() => return Err(SourceError::Cancelled),
@@ -307,7 +308,8 @@ fn describe(summary: RdbSummary, way: Way, info: &Info) -> (ValkeyContents, Vec<
         warnings
             .push("the server is one node of a cluster: the slots of other nodes are not in this backup".to_owned());
     }
-    let used_memory = summary.used_memory();
+    // A scan's file says nothing of the server that the keys were in.
+    let used_memory = summary.used_memory().or_else(|| info.number("used_memory"));
     let contents = ValkeyContents {
         server_version: info.server_version().to_owned(),
         server_name: info.server_name().to_owned(),

@@ -17,7 +17,7 @@ use prexor_format::{
 use super::{
     SourceError,
     address::Address,
-    load::{At, Functions, Load, knows_no_functions},
+    load::{At, Functions, Load, knows_no_command},
     raw::{Raw, command},
     wire::Reply,
 };
@@ -30,7 +30,9 @@ const DUMPS_AT_ONCE: usize = 64;
 /// The RDB version in files that are written down from servers whose own is not known.
 const FILE_VERSION: u32 = 11;
 /// `proto-max-bulk-len` where the server does not say.
-const BULK_MAX: u64 = 512 << 20;
+pub(super) const BULK_MAX: u64 = 512 << 20;
+/// How often a server that does not tell absolute expiries is asked for one, until the answer is exact.
+const EXACT_TRIES: u32 = 100;
 /// The longest key that is moved: one is held whole.
 const KEY_MAX: u64 = 64 << 20;
 
@@ -69,23 +71,29 @@ impl<'a> Keys<'a> {
                     out.library(&dump[1..dump.len() - 10]).map_err(failed)?;
                 }
                 Ok(_) => {}
-                Err(e) if knows_no_functions(&e) => {}
+                Err(e) if knows_no_command(&e) => {}
                 Err(e) => return Err(e),
             }
         }
+        let absolute = self.tells_absolute_expiries()?;
         for db in self.databases()? {
             let mut cursor = self.select(db)?;
             while let Some((keys, next)) = self.scan(cursor)? {
                 cursor = next;
                 for keys in keys.chunks(DUMPS_AT_ONCE) {
-                    let mut ask = Vec::new();
+                    let (mut ask, mut expiries) = (Vec::new(), Vec::new());
                     for key in keys {
-                        command(&mut ask, &[b"PEXPIRETIME", key]);
+                        if absolute {
+                            command(&mut ask, &[b"PEXPIRETIME", key]);
+                        } else {
+                            expiries.push(self.expiry(key)?);
+                        }
                         command(&mut ask, &[b"DUMP", key]);
                     }
                     self.raw.send(&ask)?;
+                    let mut expiries = expiries.into_iter();
                     for key in keys {
-                        self.take_down(db, key, &mut out).map_err(|e| match e {
+                        self.take_down(db, key, expiries.next(), &mut out).map_err(|e| match e {
                             Down::Server(e) => e,
                             Down::File(e) => failed(e),
                         })?;
@@ -99,11 +107,54 @@ impl<'a> Keys<'a> {
         file.sync_all().map_err(failed)
     }
 
-    fn take_down<W: Write>(&mut self, db: u64, key: &[u8], out: &mut Writer<W>) -> Result<(), Down> {
-        let expires = self.raw.reply()?;
-        let expires_at_ms = match self.raw.accepted(b"PEXPIRETIME", expires)? {
-            Reply::Int(ms @ 0..) => Some(ms),
-            _ => None,
+    /// Before Redis 7 they do not.
+    fn tells_absolute_expiries(&mut self) -> Result<bool, SourceError> {
+        match self.raw.ask(&[b"PEXPIRETIME", b"prexor-absent"]) {
+            Ok(_) => Ok(true),
+            Err(e) if knows_no_command(&e) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// When a key expires, of a server that tells the time and what is left: exact where both are of one millisecond.
+    fn expiry(&mut self, key: &[u8]) -> Result<Option<i64>, SourceError> {
+        let mut ask = Vec::new();
+        for args in [&[&b"TIME"[..]][..], &[b"PTTL", key], &[b"TIME"]] {
+            command(&mut ask, args);
+        }
+        let mut tries = 0;
+        loop {
+            self.raw.send(&ask)?;
+            let (before, left, after) = (self.raw.reply()?, self.raw.reply()?, self.raw.reply()?);
+            let Reply::Int(left @ 0..) = self.raw.accepted(b"PTTL", left)? else { return Ok(None) };
+            tries += 1;
+            match (milliseconds(&before), milliseconds(&after)) {
+                (Some(before), Some(after)) if before == after || tries == EXACT_TRIES => {
+                    return Ok(Some(before + left));
+                }
+                (Some(_), Some(_)) => {}
+                _ => return Err(SourceError::Failed("the server answers TIME as none does".to_owned())),
+            }
+        }
+    }
+
+    /// `expires` where it was asked for before.
+    fn take_down<W: Write>(
+        &mut self,
+        db: u64,
+        key: &[u8],
+        expires: Option<Option<i64>>,
+        out: &mut Writer<W>,
+    ) -> Result<(), Down> {
+        let expires_at_ms = match expires {
+            Some(known) => known,
+            None => {
+                let answer = self.raw.reply()?;
+                match self.raw.accepted(b"PEXPIRETIME", answer)? {
+                    Reply::Int(ms @ 0..) => Some(ms),
+                    _ => None,
+                }
+            }
         };
         // Gone since the scan.
         let Some(len) = self.raw.value_begins()? else { return Ok(()) };
@@ -236,6 +287,17 @@ impl<'a> Keys<'a> {
         });
         Ok(Some((keys.collect(), (next != b"0").then_some(next))))
     }
+}
+
+/// What TIME answers, in milliseconds since the epoch.
+fn milliseconds(reply: &Reply) -> Option<i64> {
+    let number = |r: &Reply| match r {
+        Reply::Bulk(text) => str::from_utf8(text).ok()?.parse::<i64>().ok(),
+        _ => None,
+    };
+    let Reply::Array(parts) = reply else { return None };
+    let [s, us] = parts.as_slice() else { return None };
+    Some(number(s)?.checked_mul(1000)?.checked_add(number(us)? / 1000)?)
 }
 
 /// Some keys, and the cursor where there are more.

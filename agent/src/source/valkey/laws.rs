@@ -2,10 +2,7 @@
 //!
 //! What follows from what is `prexor_format::laws::valkey`'s to say. A value of a revocation is kept as `DUMP` gives it.
 
-use std::{
-    collections::BTreeMap,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fred::types::Value;
@@ -100,9 +97,10 @@ async fn expiries(connection: &Connection, keys: Vec<Bytes>) -> Result<Vec<Optio
     let mut answers = connection.many(ask("PEXPIRETIME")).await?;
     let mut base = 0;
     if answers.iter().any(Result::is_err) {
-        // Before Redis 7.
-        base = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as i64);
+        // Before Redis 7. The clock is the server's, and looked at last: too late by the way of an answer, never too early.
         answers = connection.many(ask("PTTL")).await?;
+        let (seconds, micros): (i64, i64) = connection.must("TIME", &[]).await?;
+        base = seconds.saturating_mul(1000).saturating_add(micros / 1000);
     }
     let read = |answer: Result<Value, String>| match answer.map_err(|said| connection.refused("PTTL", &said))?.as_i64()
     {
@@ -178,9 +176,14 @@ pub(super) async fn differences(
                 }
             }
             Correction::Revocation { expires_at_ms, .. } => {
-                let found = expiries(connection, vec![key]).await?.pop().flatten();
-                // One that has run out by now may be gone.
-                if found != Some(*expires_at_ms) && expires_at_ms.is_none_or(|at| at > now_ms) {
+                let in_force = match (expiries(connection, vec![key]).await?.pop().flatten(), expires_at_ms) {
+                    (Some(None), _) => true,
+                    (Some(Some(found)), Some(end)) => found >= *end,
+                    // One that has run out by now may be gone.
+                    (None, Some(end)) => *end <= now_ms,
+                    (_, None) => false,
+                };
+                if !in_force {
                     out.push(format!("the revocation {place} is not in force"));
                 }
             }

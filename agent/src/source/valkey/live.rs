@@ -12,12 +12,12 @@ use std::{
 
 use prexor_format::{
     laws::valkey::{Correction, Options, State, corrections, lost, removes, words},
-    rdb::{Kind, Payload, Reader, Summary},
+    rdb::{Kind, Payload, Reader, Summary, adds},
 };
 
 use super::{
     SourceError, blocking,
-    keys::{Keys, file_failed, whole_key},
+    keys::{BULK_MAX, Keys, file_failed, whole_key},
     laws::{self, Live},
     prepare,
     restore::{CORRECTIONS, LIVE, Restore, differences},
@@ -49,6 +49,8 @@ impl Restore {
         self.keep_live(&connection).await?;
         let highest = versions::highest(info.server_name(), info.server_version());
         let server = format!("{} {}", info.server_name(), info.server_version());
+        let longest = connection.setting("proto-max-bulk-len").await?.and_then(|text| text.parse().ok());
+        let longest = longest.unwrap_or(BULK_MAX);
         let unit = self.unit.clone();
         let (state, needed) = blocking(move || {
             prepare::verify(&unit)?;
@@ -68,6 +70,15 @@ impl Restore {
                         "{} is a module's data, which only that module can load: leave it out with --keys, or restore by \
                          exchanging the server's files",
                         entry.key.escape_ascii()
+                    )));
+                }
+                if Payload::len(entry.serialised_len) > longest && entry.code != 0 && adds(entry.code, entry.kind).is_none() {
+                    return Err(SourceError::Invalid(format!(
+                        "{} has {} bytes, the server takes {longest} at once (proto-max-bulk-len), and a value of this type cannot \
+                         be put in by parts: raise that for the restore, leave it out with --keys, or restore by exchanging the \
+                         server's files",
+                        entry.key.escape_ascii(),
+                        entry.serialised_len
                     )));
                 }
                 state.add(entry.db, entry.key, entry.string().as_deref(), entry.expires_at_ms);

@@ -99,9 +99,9 @@ impl<'a> Load<'a> {
             self.command(&[b"APPEND", key, &part])?;
         } else {
             let Some((adds, group)) = rdb::adds(entry.code, entry.kind) else {
+                // Looked at before anything was changed; the server's limit has changed since.
                 return Err(SourceError::Invalid(format!(
-                    "{} has {} bytes, the server takes {} at once (proto-max-bulk-len), and a value of this type cannot be put in \
-                     by parts: raise that for the restore, or exchange the server's files",
+                    "{} has {} bytes, the server takes {} at once (proto-max-bulk-len)",
                     key.escape_ascii(),
                     entry.serialised_len,
                     self.bulk_max
@@ -193,7 +193,7 @@ impl Functions {
     pub(super) fn put(self, raw: &mut Raw) -> Result<(), SourceError> {
         let Some((code, libraries)) = self.0.split_first() else {
             return match raw.ask(&[b"FUNCTION", b"FLUSH"]) {
-                Err(e) if !knows_no_functions(&e) => Err(e),
+                Err(e) if !knows_no_command(&e) => Err(e),
                 _ => Ok(()),
             };
         };
@@ -245,7 +245,7 @@ fn pieces(
     Ok(())
 }
 
-/// Servers before Redis 7.
-pub(super) fn knows_no_functions(e: &SourceError) -> bool {
+/// An older server, or one that hides it.
+pub(super) fn knows_no_command(e: &SourceError) -> bool {
     matches!(e, SourceError::Failed(said) if said.contains("unknown command"))
 }

@@ -49,7 +49,8 @@ pub(super) fn way(artifact: &Artifact, node: &NodeFacts, selection: &Selection) 
     let mut out = vec![format!("Valkey on {} is stopped, its files are exchanged, and it is started again", node.name)];
     if !fact(facts::REPLICAS).is_empty() {
         out.push(format!(
-            "its {} replicas follow it: they load the restored keys when it is back",
+            "its replicas ({}) are not stopped: nobody puts one in its place meanwhile, as no Sentinel watches, and when it is back \
+             they load all of its keys anew",
             fact(facts::REPLICAS)
         ));
     }
