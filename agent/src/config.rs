@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     services::ServicesConfig,
     source::{
-        mongo::ReadFrom,
+        mongo::{Databases, ReadFrom},
         valkey::{CaptureWay, ValkeyTls},
     },
 };
@@ -66,6 +66,8 @@ pub struct MongoSettings {
     pub uri: Option<String>,
     /// Database; by default that of `controller.yml`, or `prexorcloud`.
     pub database: Option<String>,
+    /// Which databases a backup holds: `default` (the one above), `all` (all but MongoDB's own), or a list of names.
+    pub databases: Databases,
     /// How hard a capture compresses: `fast`, `balanced` (the size of `gzip -6`) or `small`. All are gzip.
     pub compression: Level,
     /// Which member of a replica set a capture reads from: `primary` or `secondary`.
@@ -102,7 +104,14 @@ pub struct FilesystemSettings {
 
 impl Default for MongoSettings {
     fn default() -> Self {
-        Self { enabled: true, uri: None, database: None, compression: Level::default(), read_from: ReadFrom::default() }
+        Self {
+            enabled: true,
+            uri: None,
+            database: None,
+            databases: Databases::default(),
+            compression: Level::default(),
+            read_from: ReadFrom::default(),
+        }
     }
 }
 
@@ -173,6 +182,9 @@ impl AgentConfig {
                     default_state_dir().display()
                 ));
             }
+        }
+        if let Some(problem) = self.mongo.databases.problem() {
+            return Err(problem);
         }
         crate::services::from_config(&self.services).map_err(|e| e.0).map(drop)
     }

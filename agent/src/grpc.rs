@@ -78,7 +78,8 @@ impl AgentService for Api {
         let request = request.into_inner();
         self.pass(request.fence)?;
         let kind = error::wire(prexor_proto::convert::kind_from_wire(request.kind))?;
-        let source = self.host.live_source(kind).map_err(error::source)?;
+        let compression = error::wire(prexor_proto::convert::compression_from_wire(request.compression))?;
+        let source = self.host.live_source(kind, compression).map_err(error::source)?;
         Ok(Response::new(capture::run(source)))
     }
 

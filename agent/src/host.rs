@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use prexor_format::{artifact::ArtifactKind, id::NodeName, manifest::Artifact, selection::Selection};
+use prexor_format::{artifact::ArtifactKind, gzip::Level, id::NodeName, manifest::Artifact, selection::Selection};
 
 use crate::{
     config::AgentConfig,
@@ -116,17 +116,17 @@ impl Host {
 
     /// The sources of these targets.
     pub fn sources(&self, targets: &Targets) -> Vec<Arc<dyn Source>> {
-        ArtifactKind::ALL.into_iter().filter_map(|kind| self.source(kind, targets)).collect()
+        ArtifactKind::ALL.into_iter().filter_map(|kind| self.source(kind, targets, None)).collect()
     }
 
-    /// The source of this kind as of now.
+    /// The source of this kind as of now, to be captured with this compression where it has any and one is asked for.
     ///
     /// # Errors
     /// When this host has none.
-    pub fn live_source(&self, kind: ArtifactKind) -> Result<Arc<dyn Source>, SourceError> {
+    pub fn live_source(&self, kind: ArtifactKind, compression: Option<Level>) -> Result<Arc<dyn Source>, SourceError> {
         let targets = self.targets();
         self.state_is_outside(&targets)?;
-        self.source(kind, &targets).ok_or_else(|| self.no_source(kind))
+        self.source(kind, &targets, compression).ok_or_else(|| self.no_source(kind))
     }
 
     /// Law L22: our key is not captured with the controller's files, and no restore carries our journals away.
@@ -154,7 +154,7 @@ impl Host {
         selection: &Selection,
     ) -> Result<RestoreUnit, SourceError> {
         let targets = self.targets();
-        if self.source(artifact.kind, &targets).is_none() {
+        if self.source(artifact.kind, &targets, None).is_none() {
             return Err(self.no_source(artifact.kind));
         }
         self.state_is_outside(&targets)?;
@@ -176,7 +176,7 @@ impl Host {
         }
         let targets: Targets = unit.load_note(TARGETS_NOTE).map_err(note_error)?.unwrap_or_else(|| self.targets());
         let kind = unit.artifact.kind;
-        let source = self.source(kind, &targets).ok_or_else(|| self.no_source(kind))?;
+        let source = self.source(kind, &targets, None).ok_or_else(|| self.no_source(kind))?;
         restores::carry_out(verb, unit, &*source).await
     }
 
@@ -206,13 +206,13 @@ impl Host {
         }
     }
 
-    fn source(&self, kind: ArtifactKind, targets: &Targets) -> Option<Arc<dyn Source>> {
+    fn source(&self, kind: ArtifactKind, targets: &Targets, compression: Option<Level>) -> Option<Arc<dyn Source>> {
         match kind {
             ArtifactKind::Mongo => {
                 let t = targets.mongo.clone()?;
-                let source = MongoSource::new(MongoConfig { uri: t.uri, database: t.database });
+                let source = MongoSource::new(MongoConfig { uri: t.uri, database: t.database, databases: t.databases });
                 Some(Arc::new(source.capturing(CaptureOptions {
-                    compression: self.config.mongo.compression,
+                    compression: compression.unwrap_or(self.config.mongo.compression),
                     read_from: self.config.mongo.read_from,
                 })))
             }

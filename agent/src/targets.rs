@@ -13,7 +13,10 @@ use crate::{
     config::AgentConfig,
     discover::{self, Discovered},
     restore_unit::write_durably,
-    source::valkey::{CaptureWay, ValkeyTls},
+    source::{
+        mongo::Databases,
+        valkey::{CaptureWay, ValkeyTls},
+    },
 };
 
 /// The database that PrexorCloud uses when nothing is configured.
@@ -38,6 +41,8 @@ pub struct Targets {
 pub struct Mongo {
     pub uri: String,
     pub database: String,
+    #[serde(default)]
+    pub databases: Databases,
 }
 
 /// Where Valkey is.
@@ -102,9 +107,11 @@ fn combine(config: &AgentConfig, found: Option<Discovered>) -> Targets {
     let valkey_uri = config.valkey.uri.clone().or_else(|| found?.valkey_uri.clone());
     let root = config.filesystem.root.clone().or_else(|| Some(found?.root.clone()));
     Targets {
-        mongo: mongo_uri
-            .filter(|_| config.mongo.enabled)
-            .map(|uri| Mongo { uri, database: database.unwrap_or_else(|| DEFAULT_DATABASE.to_owned()) }),
+        mongo: mongo_uri.filter(|_| config.mongo.enabled).map(|uri| Mongo {
+            uri,
+            database: database.unwrap_or_else(|| DEFAULT_DATABASE.to_owned()),
+            databases: config.mongo.databases.clone(),
+        }),
         valkey: valkey_uri.filter(|_| config.valkey.enabled).map(|uri| Valkey {
             uri,
             data_dir: config.valkey.data_dir.clone(),

@@ -65,6 +65,10 @@ pub enum BackupVerb {
         /// What to capture [default: everything there is]
         #[arg(long, value_delimiter = ',', value_name = "mongo,valkey,filesystem")]
         scope: Vec<ArtifactKind>,
+        /// How hard the MongoDB dump is compressed [default: as the agent is
+        /// configured]
+        #[arg(long, value_enum)]
+        compression: Option<Compression>,
         /// Do not wait for the end: print the job
         #[arg(long)]
         detach: bool,
@@ -126,6 +130,9 @@ pub struct RestoreArgs {
     /// Bring Valkey's login lockouts, password resets and plugin tokens back too
     #[arg(long)]
     pub keep_logins: bool,
+    /// Restore MongoDB's users and roles too, but for the agent's own account
+    #[arg(long)]
+    pub users_and_roles: bool,
     /// Restore although a server or a controller has another version than the backup's (law L19)
     #[arg(long)]
     pub accept_versions: bool,
@@ -160,6 +167,17 @@ pub struct PartArgs {
     /// Valkey keys that match, as in SCAN MATCH: `prexor:v1:platform:chat:*`
     #[arg(long, value_name = "PATTERN")]
     pub keys: Vec<String>,
+}
+
+/// How hard to compress; all are gzip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Compression {
+    /// Half the time of `balanced`, a quarter more in size.
+    Fast,
+    /// The size of `gzip -6`.
+    Balanced,
+    /// The smallest, in two to three times the time of `balanced`.
+    Small,
 }
 
 /// Which backup.
@@ -341,6 +359,8 @@ mod tests {
             "prexorctl backup verify latest",
             "prexorctl backup show latest --json",
             "prexorctl backup create --no-queue",
+            "prexorctl backup create --compression small",
+            "prexorctl restore latest --users-and-roles",
             "prexorctl restore bk-2026-05-10-001 --dry-run",
             "prexorctl restore bk-2026-05-10-001 --datastores --filesystem",
             "prexorctl restore latest --before 2026-05-10",

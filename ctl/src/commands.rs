@@ -31,8 +31,8 @@ struct VersionView {
 /// Why it was not done.
 pub async fn run(printer: &Printer, verb: Verb) -> Result<Exit, Failure> {
     match verb {
-        Verb::Backup(BackupVerb::Create { description, scope, detach, no_queue }) => {
-            let request = backup::create::request(description, &scope, no_queue);
+        Verb::Backup(BackupVerb::Create { description, scope, compression, detach, no_queue }) => {
+            let request = backup::create::request(description, &scope, compression, no_queue);
             backup::create::run(printer, request, detach).await
         }
         Verb::Backup(BackupVerb::List { wide }) => backup::list::run(printer, wide).await,

@@ -157,6 +157,37 @@ pub struct MongoContents {
     pub consistency: Consistency,
     /// Every collection and view, sorted by database and name.
     pub collections: Vec<Collection>,
+    /// Users and roles, where the account may read them; restored on request only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<Accounts>,
+}
+
+/// The users, or the roles, of a database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accounts {
+    /// Whose they are; of `admin`: those of all databases, as in a dump of all of them.
+    pub database: String,
+    /// Which of the two.
+    pub what: AccountKind,
+    /// Documents.
+    pub documents: u64,
+    /// Bytes of BSON, uncompressed.
+    pub bson_bytes: u64,
+    /// The data file, relative to the backup's directory.
+    pub data_path: String,
+    /// Over the documents.
+    pub content: ContentDigest,
+}
+
+/// What [`Accounts`] holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccountKind {
+    /// `admin.system.users`: with their credentials, which are hashes.
+    Users,
+    /// `admin.system.roles`: those that somebody made.
+    Roles,
 }
 
 /// Whether all collections show one point in time.

@@ -18,7 +18,10 @@ pub use definition::{as_created, definition_digest, without_expiry};
 pub use extjson::{ExtJsonError, document_to_json};
 pub use foreign::{Survey, SurveyError, survey};
 pub use metadata::{Metadata, MetadataError};
-pub use names::{BUCKETS_PREFIX, data_path, file_stem, metadata_path, prelude_path, unescape_stem};
+pub use names::{
+    ALL_ACCOUNTS, BUCKETS_PREFIX, FUNCTIONS, accounts_of, accounts_path, accounts_version_path, data_path, file_stem,
+    metadata_path, prelude_path, unescape_stem,
+};
 pub use ttl::{Expiry, collection_expiries};
 pub(crate) use verify::MAX_METADATA;
 pub use verify::{DumpReport, Figures, Problem, plain, verify_collection, verify_dump};

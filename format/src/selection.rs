@@ -36,6 +36,9 @@ pub struct Selection {
     /// Short-lived logins and lockouts of Valkey come back too; by default they are left out (law L5).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub logins: bool,
+    /// MongoDB's users and roles come back too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub users_and_roles: bool,
 }
 
 /// A part of the namespaces of a dump, as mongorestore's `--nsInclude`, `--nsExclude`, `--nsFrom` and `--nsTo`.
@@ -129,10 +132,14 @@ impl Selection {
     /// others all.
     pub fn files<'a>(&self, artifact: &'a Artifact) -> Vec<&'a StoredFile> {
         match &artifact.contents {
-            Contents::Mongo(dump) if !self.namespaces.is_empty() => {
+            Contents::Mongo(dump) => {
                 let chosen: Vec<_> = self.namespaces.of(dump).collect();
                 let needed = |f: &&StoredFile| {
                     let is = |path: &String| *path == f.path;
+                    // Credentials travel only where they are wanted.
+                    if dump.accounts.iter().any(|a| is(&a.data_path)) {
+                        return self.users_and_roles;
+                    }
                     // What belongs to no collection, such as the prelude, is small and describes the whole.
                     let of_any =
                         dump.collections.iter().any(|c| is(&c.metadata_path) || c.data_path.as_ref().is_some_and(is));
@@ -140,7 +147,7 @@ impl Selection {
                 };
                 artifact.files.iter().filter(needed).collect()
             }
-            _ => artifact.files.iter().collect(),
+            Contents::Valkey(_) | Contents::Filesystem(_) => artifact.files.iter().collect(),
         }
     }
 
@@ -204,7 +211,7 @@ impl Namespaces {
                 out.push(format!("{was} cannot become {full}: a rename stays within its database"));
             } else if name.is_empty() || name.starts_with('.') || name.contains(['\0', '$']) {
                 out.push(format!("{was} cannot become {full}, which is no name of a collection"));
-            } else if name.starts_with("system.") || name.starts_with("_prexor_") {
+            } else if (name.starts_with("system.") && name != c.name) || name.starts_with("_prexor_") {
                 out.push(format!("{was} cannot become {full}: names that begin with system. or _prexor_ are not free"));
             } else if full.len() + prefix > MAX_NAMESPACE {
                 out.push(format!(
@@ -378,6 +385,7 @@ mod tests {
             databases: vec!["db".to_owned()],
             consistency: crate::manifest::Consistency::Fuzzy,
             collections: collections.collect(),
+            accounts: Vec::new(),
         }
     }
 

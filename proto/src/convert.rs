@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use prexor_format::{
     artifact::ArtifactKind,
     digest::Sha256Digest,
+    gzip::Level,
     manifest::{Controller, StoredFile},
     selection::{Namespaces, Rename, Selection},
 };
@@ -56,6 +57,31 @@ pub fn selection_to_wire(s: &Selection) -> backup::Selection {
         namespaces_rename: s.namespaces.rename.iter().map(rename).collect(),
         keys: s.keys.clone(),
         logins: s.logins,
+        users_and_roles: s.users_and_roles,
+    }
+}
+
+/// The wire form of a compression that was asked for, if any was.
+pub fn compression_to_wire(level: Option<Level>) -> backup::Compression {
+    match level {
+        None => backup::Compression::Unspecified,
+        Some(Level::Fast) => backup::Compression::Fast,
+        Some(Level::Balanced) => backup::Compression::Balanced,
+        Some(Level::Small) => backup::Compression::Small,
+    }
+}
+
+/// The compression that a wire value asks for.
+///
+/// # Errors
+/// When it is of a newer version.
+pub fn compression_from_wire(level: i32) -> Result<Option<Level>, BadWire> {
+    match backup::Compression::try_from(level) {
+        Ok(backup::Compression::Unspecified) => Ok(None),
+        Ok(backup::Compression::Fast) => Ok(Some(Level::Fast)),
+        Ok(backup::Compression::Balanced) => Ok(Some(Level::Balanced)),
+        Ok(backup::Compression::Small) => Ok(Some(Level::Small)),
+        Err(_) => Err(BadWire(format!("the compression {level}"))),
     }
 }
 
@@ -72,6 +98,7 @@ pub fn selection_from_wire(s: Option<&backup::Selection>) -> Selection {
         },
         keys: s.keys.clone(),
         logins: s.logins,
+        users_and_roles: s.users_and_roles,
     }
 }
 

@@ -9,7 +9,9 @@ pub const BYTES: &str = "bytes";
 pub const FEATURE_COMPATIBILITY_VERSION: &str = "feature_compatibility_version";
 /// Mongo: the replica set's name; absent on a standalone.
 pub const REPLICA_SET: &str = "replica_set";
-/// Mongo: the configured database.
+/// Mongo: what the account may not do and a restore of users and roles needs; absent when it may do everything.
+pub const MISSING_ACCOUNT_PRIVILEGES: &str = "accounts_lack";
+/// Mongo: the configured database, or the databases that are captured, with commas.
 pub const DATABASE: &str = "database";
 /// Mongo: number of collections.
 pub const COLLECTIONS: &str = "collections";

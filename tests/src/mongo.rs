@@ -15,7 +15,7 @@ use prexor_agent::{
     restore_unit::RestoreUnit,
     source::{
         Source as _, SourceError,
-        mongo::{MongoConfig, MongoSource},
+        mongo::{Databases, MongoConfig, MongoSource},
     },
 };
 use prexor_format::{
@@ -46,7 +46,15 @@ impl Rig {
     /// # Panics
     /// When there is no temporary directory.
     pub fn new(client: Client, uri: String) -> Self {
-        let source = MongoSource::new(MongoConfig { uri, database: DATABASE.to_owned() });
+        Self::of(client, uri, Databases::default())
+    }
+
+    /// A source of these databases.
+    ///
+    /// # Panics
+    /// When there is no temporary directory.
+    pub fn of(client: Client, uri: String, databases: Databases) -> Self {
+        let source = MongoSource::new(MongoConfig { uri, database: DATABASE.to_owned(), databases });
         Self { client, source, dir: tempfile::tempdir().expect("a scratch directory") }
     }
 

@@ -5,6 +5,7 @@
 
 mod disk;
 mod mongod;
+mod mongos;
 mod process;
 mod replica_set;
 mod valkey;
@@ -20,6 +21,7 @@ use std::{
 pub use self::{
     disk::SmallDisk,
     mongod::{MONGO_PASSWORD, MONGO_USER, Mongod, MongodBuilder, create_root_user, initiate_replica_set, mongo_uri},
+    mongos::StandInMongos,
     process::{free_port, kill_now, send, spawn},
     replica_set::ReplicaSet,
     valkey::{Valkey, ValkeyBuilder},

@@ -23,7 +23,7 @@ use prexor_agent::{
     sink::{ArtifactSink, Frame},
     source::{
         Captured, Source, SourceError,
-        mongo::{MongoConfig, MongoSource},
+        mongo::{CaptureOptions, Databases, MongoConfig, MongoSource, ReadFrom},
     },
 };
 use prexor_format::{
@@ -35,7 +35,7 @@ use prexor_format::{
 use prexor_tests::{
     capture::{self, to_directory},
     dataset::DATABASE,
-    servers::Mongod,
+    servers::{Mongod, ReplicaSet, StandInMongos},
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -56,7 +56,7 @@ impl Bench {
     }
 
     async fn on(mongod: Mongod) -> Self {
-        let config = MongoConfig { uri: mongod.uri(), database: DATABASE.to_owned() };
+        let config = MongoConfig { uri: mongod.uri(), database: DATABASE.to_owned(), databases: Databases::default() };
         let (client, dir) = (mongod.client().await, tempfile::tempdir().unwrap());
         Self { mongod, client, source: MongoSource::new(config), dir }
     }
@@ -128,8 +128,8 @@ struct Load {
 }
 
 impl Load {
-    async fn begin(bench: &Bench) -> Self {
-        let db = bench.db();
+    async fn begin(client: &Client) -> Self {
+        let db = client.database(DATABASE);
         for side in ["left", "right"] {
             let filler = "f".repeat(600);
             let account = |n| doc! { "_id": n, "amount": 1_000_i64, "sequence": 0_i64, "filler": &filler };
@@ -138,7 +138,7 @@ impl Load {
         db.run_command(doc! { "create": "lines", "capped": true, "size": CAPPED_BYTES }).await.unwrap();
         db.collection("counter").insert_one(doc! { "_id": 0, "n": 0_i64 }).await.unwrap();
         let (stop, mut writers) = (Arc::new(AtomicBool::new(false)), JoinSet::new());
-        let (client, stopped) = (bench.client.clone(), stop.clone());
+        let (client, stopped) = (client.clone(), stop.clone());
         writers.spawn(async move {
             let mut sequence = 0;
             while !stopped.load(Ordering::Relaxed) {
@@ -146,7 +146,7 @@ impl Load {
                 transfer(&client, sequence).await;
             }
         });
-        let (db, stopped) = (bench.db(), stop.clone());
+        let stopped = stop.clone();
         writers.spawn(async move {
             let mut n = 0;
             while !stopped.load(Ordering::Relaxed) {
@@ -186,7 +186,7 @@ async fn transfer(client: &Client, sequence: i64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_captures_under_load_each_show_one_moment_where_a_plain_scan_does_not() {
     let bench = Bench::start().await;
-    let load = Load::begin(&bench).await;
+    let load = Load::begin(&bench.client).await;
 
     // What the invariant is worth: reading one collection after the other breaks it.
     let mut seen = None;
@@ -227,7 +227,7 @@ async fn fifty_captures_under_load_each_show_one_moment_where_a_plain_scan_does_
 #[tokio::test(flavor = "multi_thread")]
 async fn collections_that_come_and_go_are_no_trouble() {
     let bench = Bench::start().await;
-    let load = Load::begin(&bench).await;
+    let load = Load::begin(&bench.client).await;
     let (stop, db) = (CancellationToken::new(), bench.db());
     let stopped = stop.clone();
     let churn = tokio::spawn(async move {
@@ -401,4 +401,65 @@ async fn a_standalone_is_captured_as_it_runs_and_said_to_be() {
     assert!(artifact.warnings.iter().any(|w| w.contains("no replica set")), "{:?}", artifact.warnings);
     assert_eq!(dump.of("a").len(), 1_000);
     drop(bench.mongod);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secondary_that_is_asked_for_is_read_and_shows_one_moment_even_when_it_is_elected_meanwhile() {
+    let set = ReplicaSet::start(3).await;
+    let client = set.client().await;
+    let config = MongoConfig { uri: set.uri(), database: DATABASE.to_owned(), databases: Databases::default() };
+    let options = CaptureOptions { read_from: ReadFrom::Secondary, ..CaptureOptions::default() };
+    let source = MongoSource::new(config).capturing(options);
+    let load = Load::begin(&client).await;
+    // Every member writes down what it is asked, for itself.
+    let primary = set.primary().await;
+    for n in 0..3 {
+        set.direct(n).await.database(DATABASE).run_command(doc! { "profile": 2 }).await.unwrap();
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    for n in 0..5 {
+        let dir = scratch.path().join(n.to_string());
+        let artifact = to_directory(&source, &"h1".parse().unwrap(), &dir).await.unwrap();
+        let dump = Dump::read(contents(&artifact.contents), &dir);
+        assert_eq!(broken(dump.of("left"), dump.of("right")), None, "capture {n}");
+        let consistency = &contents(&artifact.contents).consistency;
+        assert!(matches!(consistency, Consistency::SnapshotOplog { .. }), "{consistency:?}: {:?}", artifact.warnings);
+    }
+    load.end().await;
+    let mut asked = Vec::new();
+    for n in 0..3 {
+        let db = set.direct(n).await.database(DATABASE);
+        db.run_command(doc! { "profile": 0 }).await.unwrap();
+        let profile = db.collection::<Document>("system.profile");
+        let ours =
+            doc! { "appName": "prexor-agent", "op": { "$in": ["query", "getmore"] }, "ns": format!("{DATABASE}.left") };
+        asked.push(profile.count_documents(ours).selection_criteria(nearest()).await.unwrap());
+    }
+    assert!(asked[primary] == 0 && asked.iter().sum::<u64>() >= 5, "member {primary} is primary: {asked:?}");
+
+    noise(&client.database(DATABASE), &["a", "b", "c", "d"], 12).await;
+    let dir = scratch.path().join("elected");
+    let (captured, restarts) = held_up(&source, &dir, set.step_down()).await;
+    assert_eq!(restarts, 0);
+    let dump = Dump::read(contents(&captured.unwrap().contents), &dir);
+    assert_eq!(["a", "b", "c", "d"].map(|name| dump.of(name).len()), [96; 4]);
+}
+
+fn nearest() -> mongodb::options::SelectionCriteria {
+    mongodb::options::SelectionCriteria::ReadPreference(mongodb::options::ReadPreference::Nearest { options: None })
+}
+
+/// There is no mongos to test with: a stand-in answers the first question as one does, which is all that the refusal
+/// looks at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mongos_is_refused_by_name() {
+    let mongos = StandInMongos::start();
+    let uri = format!("mongodb://127.0.0.1:{}/", mongos.port());
+    let config = MongoConfig { uri, database: DATABASE.to_owned(), databases: Databases::default() };
+    let source = MongoSource::new(config);
+    let problem = source.inspect().await.problem.unwrap();
+    assert!(problem.contains("is a mongos") && problem.contains("point the agent at a replica set"), "{problem}");
+    let scratch = tempfile::tempdir().unwrap();
+    let capture = to_directory(&source, &"h1".parse().unwrap(), scratch.path()).await;
+    assert!(matches!(&capture, Err(SourceError::Failed(m)) if m.contains("is a mongos")), "{capture:?}");
 }

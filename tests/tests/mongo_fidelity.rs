@@ -9,7 +9,7 @@ use mongodb::{
     Database,
     bson::{Binary, RawDocumentBuf, doc, oid::ObjectId, spec::BinarySubtype},
 };
-use prexor_agent::source::mongo::{MongoConfig, MongoSource};
+use prexor_agent::source::mongo::{Databases, MongoConfig, MongoSource};
 use prexor_format::{
     digest::Sha256Digest,
     manifest::{Artifact, Contents},
@@ -70,7 +70,11 @@ async fn an_independent_reader_finds_every_document_that_the_server_has() {
         db.collection(name).insert_one(doc! { "name": name }).await.unwrap();
     }
     let dir = tempfile::tempdir().unwrap();
-    let source = MongoSource::new(MongoConfig { uri: mongod.uri(), database: DATABASE.to_owned() });
+    let source = MongoSource::new(MongoConfig {
+        uri: mongod.uri(),
+        database: DATABASE.to_owned(),
+        databases: Databases::default(),
+    });
     let artifact = to_directory(&source, &"h1".parse().unwrap(), dir.path()).await.unwrap();
     sound(&artifact, dir.path());
 
@@ -101,7 +105,11 @@ async fn a_thousand_collections_are_captured() {
         db.collection(&format!("c{n}")).insert_one(doc! { "n": n }).await.unwrap();
     }
     let dir = tempfile::tempdir().unwrap();
-    let source = MongoSource::new(MongoConfig { uri: mongod.uri(), database: DATABASE.to_owned() });
+    let source = MongoSource::new(MongoConfig {
+        uri: mongod.uri(),
+        database: DATABASE.to_owned(),
+        databases: Databases::default(),
+    });
     let artifact = to_directory(&source, &"h1".parse().unwrap(), dir.path()).await.unwrap();
     assert_eq!(sound(&artifact, dir.path()), 1_000);
     assert_eq!(artifact.files.len(), 2_001);

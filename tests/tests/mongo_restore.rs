@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics says what it needs to")]
 
+#[path = "mongo_restore/accounts.rs"]
+mod accounts;
+#[path = "mongo_restore/databases.rs"]
+mod databases;
 #[path = "mongo_restore/disk.rs"]
 mod disk;
 #[path = "mongo_restore/foreign.rs"]

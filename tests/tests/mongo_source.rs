@@ -14,7 +14,7 @@ use prexor_agent::{
     sink::ArtifactSink,
     source::{
         Source, SourceError,
-        mongo::{MongoConfig, MongoSource},
+        mongo::{Databases, MongoConfig, MongoSource},
     },
 };
 use prexor_format::{
@@ -55,7 +55,8 @@ impl Bench {
         let user = doc! { "createUser": "agent", "pwd": "pw", "roles": roles };
         client.database("admin").run_command(user).await.unwrap();
         let uri = mongo_uri(mongod.port(), Some(("agent", "pw")), true);
-        let source = MongoSource::new(MongoConfig { uri, database: DATABASE.to_owned() });
+        let source =
+            MongoSource::new(MongoConfig { uri, database: DATABASE.to_owned(), databases: Databases::default() });
         Self { client, mongod, source, dir: tempfile::tempdir().unwrap() }
     }
 
@@ -261,7 +262,11 @@ async fn errors_name_the_place_and_the_remedy_and_no_secret() {
     let mut bench = Bench::start(&[]).await;
     varied(&bench.db()).await.unwrap();
     let port = bench.mongod.port();
-    let config = MongoConfig { uri: bench.mongod.uri_with_wrong_password(), database: DATABASE.to_owned() };
+    let config = MongoConfig {
+        uri: bench.mongod.uri_with_wrong_password(),
+        database: DATABASE.to_owned(),
+        databases: Databases::default(),
+    };
     let wrong = MongoSource::new(config);
     let problem = wrong.inspect().await.problem.unwrap();
     assert!(problem.contains("database.uri in controller.yml") && problem.contains(&port.to_string()), "{problem}");
@@ -274,7 +279,7 @@ async fn errors_name_the_place_and_the_remedy_and_no_secret() {
         .await
         .unwrap();
     let uri = format!("mongodb://reader:pw@127.0.0.1:{port}/?authSource={DATABASE}&replicaSet=rs0");
-    let reader = MongoSource::new(MongoConfig { uri, database: DATABASE.to_owned() });
+    let reader = MongoSource::new(MongoConfig { uri, database: DATABASE.to_owned(), databases: Databases::default() });
     let problem = reader.inspect().await.problem.unwrap();
     assert!(problem.contains("backup, restore and readWrite"), "{problem}");
 

@@ -1,12 +1,14 @@
-//! MongoDB: captures one database as a mongodump directory, and restores one beside the live collections, swapping by
-//! renames.
+//! MongoDB: captures one database, or several, as a mongodump directory, and restores beside the live collections,
+//! swapping by renames.
 //!
 //! Documents pass through as bytes (law L15). What is kept between the verbs of a restore is in the unit's notes and
 //! in the names of temporary collections, which all begin with `_prexor_`.
 
+mod accounts;
 mod capture;
 mod catalog;
 mod check;
+mod databases;
 mod define;
 mod drain;
 mod insert;
@@ -29,7 +31,7 @@ use prexor_format::artifact::ArtifactKind;
 use tokio_util::sync::CancellationToken;
 
 use self::server::Server;
-pub use self::{capture::CaptureOptions, server::ReadFrom};
+pub use self::{capture::CaptureOptions, databases::Databases, server::ReadFrom};
 use super::{Captured, Inspection, Source, SourceError};
 use crate::{restore_unit::RestoreUnit, sink::ArtifactSink};
 
@@ -40,15 +42,35 @@ pub struct MongoConfig {
     pub uri: String,
     /// The database's name.
     pub database: String,
+    /// Which databases are captured and may be restored.
+    pub databases: Databases,
+}
+
+impl MongoConfig {
+    fn covers(&self, database: &str) -> bool {
+        self.databases.covers(&self.database, database)
+    }
+
+    /// The configured databases in words.
+    fn named(&self) -> String {
+        match &self.databases {
+            Databases::Default => self.database.clone(),
+            Databases::All => "all databases".to_owned(),
+            Databases::These(names) => names.join(", "),
+        }
+    }
 }
 
 impl fmt::Debug for MongoConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MongoConfig").field("database", &self.database).finish_non_exhaustive()
+        f.debug_struct("MongoConfig")
+            .field("database", &self.database)
+            .field("databases", &self.databases)
+            .finish_non_exhaustive()
     }
 }
 
-/// One database of one MongoDB server or replica set.
+/// Databases of one MongoDB server or replica set.
 #[derive(Debug)]
 pub struct MongoSource {
     config: MongoConfig,
@@ -89,20 +111,20 @@ impl Source for MongoSource {
     }
 
     async fn swap(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
-        swap::swap(&members::open(&self.config).await?, unit).await
+        swap::swap(&members::open(&self.config).await?, &self.config, unit).await
     }
 
     async fn revert(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
-        revert::revert(&members::open(&self.config).await?, unit).await
+        revert::revert(&members::open(&self.config).await?, &self.config, unit).await
     }
 
     async fn commit(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
-        swap::commit(&members::open(&self.config).await?, unit).await
+        swap::commit(&members::open(&self.config).await?, &self.config, unit).await
     }
 
     async fn check(&self, unit: &RestoreUnit) -> Result<Vec<String>, SourceError> {
         let server = members::open(&self.config).await?;
-        members::patiently(&server, || check::check(&server, unit)).await
+        members::patiently(&server, || check::check(&server, &self.config, unit)).await
     }
 }
 
@@ -115,6 +137,7 @@ mod tests {
         let source = MongoSource::new(MongoConfig {
             uri: "mongodb://prexor:hunter2@127.0.0.1:27017/".to_owned(),
             database: "prexorcloud".to_owned(),
+            databases: Databases::default(),
         });
         let text = format!("{source:?}");
         assert!(text.contains("prexorcloud") && !text.contains("hunter2"), "{text}");
@@ -123,7 +146,8 @@ mod tests {
     #[tokio::test]
     async fn a_uri_that_cannot_be_used_is_not_repeated() {
         for uri in ["mongodb://prexor:hunter2@", "hunter2", "mongodb://prexor:hunt/er2@127.0.0.1/"] {
-            let source = MongoSource::new(MongoConfig { uri: uri.to_owned(), database: "db".to_owned() });
+            let (database, databases) = ("db".to_owned(), Databases::default());
+            let source = MongoSource::new(MongoConfig { uri: uri.to_owned(), database, databases });
             let problem = source.inspect().await.problem.expect("no server can be reached");
             assert!(!problem.contains("er2"), "{problem}");
         }

@@ -7,7 +7,7 @@ use prexor_proto::{
         ProbeRequest, ProbeResponse, ServiceVerb, agent_service_client::AgentServiceClient, apply_response,
     },
     backup::{Node, Progress, ServiceRole, ServiceState},
-    convert::{BadWire, kind_to_wire},
+    convert::{BadWire, compression_to_wire, kind_to_wire},
 };
 use tonic::{Response, Status, Streaming, transport::Channel};
 
@@ -99,13 +99,20 @@ impl AgentClient {
         self.within(self.limits.answer, "being asked whether it is there", client.ping(PingRequest {})).await.map(drop)
     }
 
-    /// Begins to stream an artifact. Dropping the capture stops it.
+    /// Begins to stream an artifact, compressed as the agent is configured unless something else is asked for. Dropping
+    /// the capture stops it.
     ///
     /// # Errors
     /// When the agent does not answer or cannot begin.
-    pub async fn capture(&self, fence: Fence, kind: prexor_format::artifact::ArtifactKind) -> Result<Capture, Error> {
+    pub async fn capture(
+        &self,
+        fence: Fence,
+        kind: prexor_format::artifact::ArtifactKind,
+        compression: Option<prexor_format::gzip::Level>,
+    ) -> Result<Capture, Error> {
         let mut client = self.client.clone();
-        let request = CaptureRequest { fence: Some(fence), kind: kind_to_wire(kind) as i32 };
+        let compression = compression_to_wire(compression) as i32;
+        let request = CaptureRequest { fence: Some(fence), kind: kind_to_wire(kind) as i32, compression };
         let stream = self.within(self.limits.stall, "beginning to capture", client.capture(request)).await?;
         Ok(Capture::new(self.node.clone(), stream, self.limits.stall))
     }

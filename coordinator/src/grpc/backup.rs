@@ -5,7 +5,7 @@ use prexor_proto::{
         CreateBackupRequest, DeleteBackupRequest, DeleteBackupResponse, GetBackupRequest, GetBackupResponse, Job,
         JobKind, ListBackupsRequest, ListBackupsResponse, VerifyBackupRequest, backup_service_server::BackupService,
     },
-    convert::scope_from_wire,
+    convert::{compression_from_wire, scope_from_wire},
 };
 use tonic::{Request, Response, Status, async_trait};
 
@@ -29,6 +29,7 @@ impl BackupService for Api {
         }
         let task = Task::Backup {
             scope: scope_from_wire(&request.scope).map_err(bad_wire)?,
+            compression: compression_from_wire(request.compression).map_err(bad_wire)?,
             description: Some(request.description).filter(|d| !d.is_empty()),
         };
         let wait = if request.no_queue { Wait::No } else { Wait::InQueue };

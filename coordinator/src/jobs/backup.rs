@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::{Timestamp, tz::TimeZone};
 use prexor_format::{
     artifact::ArtifactKind,
+    gzip::Level,
     id::{BackupId, NodeName},
     manifest::{Artifact, FORMAT_VERSION, Host, Manifest},
     text,
@@ -31,6 +32,7 @@ pub(super) async fn run(
     job: &JobHandle,
     description: Option<String>,
     scope: &[ArtifactKind],
+    compression: Option<Level>,
 ) -> Result<JobResult, Error> {
     let started_at = Timestamp::now();
     let nodes = tokio::select! {
@@ -46,7 +48,7 @@ pub(super) async fn run(
     let id = reserve(ctx, job, started_at).await?;
     let what: Vec<String> = selection.captures.iter().map(|c| format!("{} from {}", c.kind, c.node)).collect();
     job.message(format!("{id}: capturing {}", what.join(", "))).await;
-    let made = make(ctx, job, &id, &selection, |artifacts| {
+    let made = make(ctx, job, &id, &selection, compression, |artifacts| {
         manifest(ctx, &id, description, &selection, &nodes, artifacts, started_at)
     });
     match made.await {
@@ -110,12 +112,14 @@ async fn make(
     job: &JobHandle,
     id: &BackupId,
     selection: &Selection,
+    compression: Option<Level>,
     describe: impl FnOnce(Vec<Artifact>) -> Result<Manifest, Error>,
 ) -> Result<Manifest, Error> {
     let stop: CancellationToken = job.cancel().child_token();
     let mut captures = JoinSet::new();
     for capture in &selection.captures {
-        captures.spawn(receive::receive(ctx.clone(), job.clone(), id.clone(), capture.clone(), stop.clone()));
+        let (ctx, job, id, choice) = (ctx.clone(), job.clone(), id.clone(), capture.clone());
+        captures.spawn(receive::receive(ctx, job, id, choice, compression, stop.clone()));
     }
     let (mut artifacts, mut failure) = (Vec::new(), None);
     while let Some(ended) = captures.join_next().await {

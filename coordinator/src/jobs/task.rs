@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use prexor_format::{artifact::ArtifactKind, id::BackupId};
+use prexor_format::{artifact::ArtifactKind, gzip::Level, id::BackupId};
 use prexor_proto::{
     backup::{CreateBackupRequest, JobKind, JobResult, Plan, VerifyBackupRequest, job_result},
-    convert::{kind_from_wire, scope_from_wire},
+    convert::{compression_from_wire, compression_to_wire, kind_from_wire, scope_from_wire},
 };
 use prost::Message as _;
 
@@ -26,6 +26,8 @@ pub enum Task {
         description: Option<String>,
         /// What to capture; empty: everything that the nodes have.
         scope: Vec<ArtifactKind>,
+        /// How hard dumps are compressed, where it is not as the agent is configured.
+        compression: Option<Level>,
     },
     /// Read a backup and compare it with its manifest, see `verify`.
     Verify(BackupId),
@@ -64,9 +66,10 @@ impl Task {
     /// For the catalog: a message of the client API.
     pub(super) fn spec(&self) -> Vec<u8> {
         match self {
-            Self::Backup { description, scope } => CreateBackupRequest {
+            Self::Backup { description, scope, compression } => CreateBackupRequest {
                 request_id: String::new(),
                 no_queue: false,
+                compression: compression_to_wire(*compression) as i32,
                 description: description.clone().unwrap_or_default(),
                 scope: scope.iter().map(|k| prexor_proto::convert::kind_to_wire(*k) as i32).collect(),
             }
@@ -94,6 +97,7 @@ impl Task {
                 let request = CreateBackupRequest::decode(spec).map_err(|e| unreadable(&e))?;
                 Self::Backup {
                     scope: scope_from_wire(&request.scope).map_err(|e| unreadable(&e))?,
+                    compression: compression_from_wire(request.compression).map_err(|e| unreadable(&e))?,
                     description: Some(request.description).filter(|d| !d.is_empty()),
                 }
             }
@@ -108,7 +112,9 @@ impl Task {
 
     pub(super) async fn run(self, ctx: &Arc<Context>, job: &JobHandle) -> Outcome {
         match self {
-            Self::Backup { description, scope } => backup::run(ctx, job, description, &scope).await.into(),
+            Self::Backup { description, scope, compression } => {
+                backup::run(ctx, job, description, &scope, compression).await.into()
+            }
             Self::Verify(id) => verify::run(ctx, job, &id).await,
             Self::Restore(plan) => {
                 let report = restore::run(ctx, job, &plan).await;
@@ -149,7 +155,7 @@ mod tests {
             ..Replacement::default()
         };
         let restore = |replacements| Task::Restore(Box::new(Plan { replacements, ..Plan::default() })).scope();
-        let backup = |scope| Task::Backup { description: None, scope }.scope();
+        let backup = |scope| Task::Backup { description: None, scope, compression: None }.scope();
         let files = restore(vec![replacement(ArtifactKind::Filesystem, "h1")]);
         assert!(!files.overlaps(&restore(vec![replacement(ArtifactKind::Filesystem, "h2")])));
         assert!(files.overlaps(&backup(vec![ArtifactKind::Filesystem])));

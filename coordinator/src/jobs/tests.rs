@@ -36,7 +36,7 @@ fn record(id: &str) -> NewJob {
         id: id.to_owned(),
         request_id: id.to_owned(),
         kind: JobKind::Backup,
-        spec: Task::Backup { description: None, scope: vec![ArtifactKind::Mongo] }.spec(),
+        spec: Task::Backup { description: None, scope: vec![ArtifactKind::Mongo], compression: None }.spec(),
         backup_id: None,
         requested_by: "root".to_owned(),
         scope: Scope::everywhere([ArtifactKind::Mongo]),
@@ -120,7 +120,7 @@ async fn a_cancelled_job_says_by_whom_and_frees_its_lease() {
     let dir = tempfile::tempdir().unwrap();
     let ctx = start(dir.path()).await;
     begin(&ctx, "job-1", |_, job| until_cancelled(job)).await;
-    let task = || Task::Backup { description: None, scope: vec![ArtifactKind::Mongo] };
+    let task = || Task::Backup { description: None, scope: vec![ArtifactKind::Mongo], compression: None };
     assert_eq!(ctx.jobs.submit(&ctx, task(), Wait::No, "", "root").await.unwrap_err().reason, Reason::Busy);
     ctx.jobs.cancel(&ctx, "job-1", "prexor://c/operator/ann").await.unwrap();
     ctx.jobs.cancel(&ctx, "job-1", "prexor://c/operator/bob").await.unwrap();
@@ -227,7 +227,7 @@ async fn texts(ctx: &Context, id: &str) -> Vec<String> {
 }
 
 fn backup_of(kind: ArtifactKind) -> Task {
-    Task::Backup { description: None, scope: vec![kind] }
+    Task::Backup { description: None, scope: vec![kind], compression: None }
 }
 
 #[tokio::test]

@@ -208,7 +208,7 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
         steps: steps(&placed, selection),
         notes: [
             accepted.collect(),
-            laws::notes(manifest, &selected),
+            laws::notes(manifest, &selected, selection),
             placed.iter().flat_map(|(a, node)| words::way(a, node, selection)).collect(),
             missing,
         ]

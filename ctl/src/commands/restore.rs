@@ -106,20 +106,21 @@ fn request(args: &RestoreArgs) -> Result<PlanRestoreRequest, Failure> {
         backup_id,
         before: args.before.map(convert::time_to_wire),
         scope: scope.iter().map(|k| convert::kind_to_wire(*k).into()).collect(),
-        selection: part(&args.part, args.keep_logins)?,
+        selection: part(&args.part, args.keep_logins, args.users_and_roles)?,
         accept_versions: args.accept_versions,
     })
 }
 
 /// The part that is asked for; `None` for everything.
-fn part(args: &PartArgs, logins: bool) -> Result<Option<backup::Selection>, Failure> {
+fn part(args: &PartArgs, logins: bool, users_and_roles: bool) -> Result<Option<backup::Selection>, Failure> {
     if args.ns_from.len() != args.ns_to.len() {
         return Err(Failure::usage("every --ns-from needs its --ns-to"));
     }
     let rename = args.ns_from.iter().zip(&args.ns_to).map(|(f, t)| Rename { from: f.clone(), to: t.clone() });
     let namespaces =
         Namespaces { include: args.namespaces.clone(), exclude: args.ns_exclude.clone(), rename: rename.collect() };
-    let selection = Selection { paths: args.paths.clone(), namespaces, keys: args.keys.clone(), logins };
+    let (paths, keys) = (args.paths.clone(), args.keys.clone());
+    let selection = Selection { paths, namespaces, keys, logins, users_and_roles };
     let selection = selection.checked().map_err(|e| Failure::usage(e.to_string()))?;
     Ok((selection != Selection::default()).then(|| convert::selection_to_wire(&selection)))
 }

@@ -112,6 +112,7 @@ impl Artifact {
         if let Contents::Mongo(mongo) = &self.contents {
             let there: HashSet<&str> = self.files.iter().map(|f| f.path.as_str()).collect();
             let named = mongo.collections.iter().flat_map(|c| c.data_path.iter().chain([&c.metadata_path]));
+            let named = named.chain(mongo.accounts.iter().map(|a| &a.data_path));
             if let Some(missing) = named.map(String::as_str).find(|path| !there.contains(path)) {
                 return Err(format!("{missing} is among the contents of {}, but not among its files", self.id));
             }

@@ -6,12 +6,12 @@ use std::{
 };
 
 use super::{
-    BUCKETS_PREFIX, MAX_METADATA, Metadata, ROOT, as_created, definition_digest, file_stem, plain, unescape_stem,
-    verify_collection,
+    ALL_ACCOUNTS, BUCKETS_PREFIX, FUNCTIONS, MAX_METADATA, Metadata, ROOT, accounts_of, as_created, definition_digest,
+    file_stem, plain, unescape_stem, verify_collection,
 };
 use crate::{
     digest::Order,
-    manifest::{Collection, CollectionType, Consistency, MongoContents},
+    manifest::{Accounts, Collection, CollectionType, Consistency, MongoContents},
 };
 
 /// What [`survey`] found.
@@ -54,6 +54,7 @@ pub fn survey<R: BufRead>(
             databases: Vec::new(),
             consistency: Consistency::Fuzzy,
             collections: Vec::new(),
+            accounts: Vec::new(),
         },
         files: Vec::new(),
         notes: Vec::new(),
@@ -64,6 +65,33 @@ pub fn survey<R: BufRead>(
         found.files.push(path.to_owned());
         left.remove(path);
     }
+    for path in &all {
+        let Some((database, what)) = accounts_of(path) else { continue };
+        left.remove(path);
+        let stored = open(path).map_err(|e| bad(path, &e))?;
+        let figures = verify_collection(plain(path, stored), Order::Multiset).map_err(|e| bad(path, &e))?;
+        found.files.push((*path).to_owned());
+        found.contents.accounts.push(Accounts {
+            database: database.to_owned(),
+            what,
+            documents: figures.documents,
+            bson_bytes: figures.bytes,
+            data_path: format!("{ROOT}/{path}"),
+            content: figures.content,
+        });
+    }
+    // What describes them and says how they are laid out.
+    left.retain(|path| {
+        let name = path.strip_suffix(".gz").unwrap_or(path);
+        ![
+            "system.users.metadata.json",
+            "system.roles.metadata.json",
+            "system.version.bson",
+            "system.version.metadata.json",
+        ]
+        .iter()
+        .any(|n| name == format!("{ALL_ACCOUNTS}/{n}") || name.ends_with(&format!("/$admin.{n}")))
+    });
     let mut by_name = BTreeMap::new();
     for path in &all {
         let Some((database, stem)) = path.split_once('/').filter(|(d, _)| !is_internal(d, "")) else { continue };
@@ -98,10 +126,10 @@ pub fn survey<R: BufRead>(
     Ok(found)
 }
 
-/// What a server keeps for itself. Users and roles (in `admin`) are not restored with a database.
+/// What a server keeps for itself.
 fn is_internal(database: &str, collection: &str) -> bool {
     matches!(database, "admin" | "config" | "local")
-        || collection.starts_with("system.") && !collection.starts_with(BUCKETS_PREFIX)
+        || collection.starts_with("system.") && !collection.starts_with(BUCKETS_PREFIX) && collection != FUNCTIONS
 }
 
 /// The data file that goes with a metadata file; none of a view.
@@ -184,7 +212,7 @@ fn bad(path: &str, what: &dyn std::fmt::Display) -> SurveyError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bson::DocBuilder;
+    use crate::{bson::DocBuilder, manifest::AccountKind};
 
     const ID: &str =
         r#"{"indexes":[{"v":2,"key":{"_id":1},"name":"_id_"}],"collectionName":"NAME","type":"collection"}"#;
@@ -211,6 +239,7 @@ mod tests {
             ("prelude.json", br#"{"ServerVersion":"7.0.1","ToolVersion":"100.9"}"#),
             ("admin/system.users.bson", &one),
             ("admin/system.users.metadata.json", b"{}"),
+            ("admin/other.bson", &one),
             ("db/a+b.metadata.json", named.as_bytes()),
             ("db/a+b.bson", &one),
             ("db/system.profile.bson", &one),
@@ -224,9 +253,11 @@ mod tests {
             (Some("mongo/db/a+b.bson"), "7.0.1")
         );
         assert_eq!(found.contents.databases, ["db"]);
-        assert_eq!(found.files, ["prelude.json", "db/a+b.metadata.json", "db/a+b.bson"]);
+        let [users] = &found.contents.accounts[..] else { panic!("{:?}", found.contents.accounts) };
+        assert_eq!((users.database.as_str(), users.what, users.documents), ("admin", AccountKind::Users, 1));
+        assert_eq!(found.files, ["prelude.json", "admin/system.users.bson", "db/a+b.metadata.json", "db/a+b.bson"]);
         assert!(found.notes.iter().any(|n| n.contains("not replayed")), "{:?}", found.notes);
-        assert_eq!(found.notes.len(), 5, "{:?}", found.notes);
+        assert_eq!(found.notes.len(), 4, "{:?}", found.notes);
     }
 
     #[test]

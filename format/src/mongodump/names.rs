@@ -3,8 +3,16 @@
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use sha1::{Digest as _, Sha1};
 
+use crate::manifest::AccountKind;
+
 /// The prefix of the collection in which a time series keeps its buckets.
 pub const BUCKETS_PREFIX: &str = "system.buckets.";
+
+/// The database whose accounts are those of all databases.
+pub const ALL_ACCOUNTS: &str = "admin";
+
+/// The collection of stored functions: the only one that MongoDB calls its own and that belongs to its users.
+pub const FUNCTIONS: &str = "system.js";
 
 /// The longest escaped name that mongodump uses as it is: 255 less `.metadata.json.gz`.
 const LONGEST: usize = 238;
@@ -54,6 +62,35 @@ pub fn data_path(database: &str, collection: &str, timeseries: bool) -> String {
 /// The metadata file of a collection or view, relative to the backup's directory.
 pub fn metadata_path(database: &str, collection: &str) -> String {
     format!("{}/{database}/{}.metadata.json.gz", super::ROOT, file_stem(collection))
+}
+
+/// The data file of the users or roles of a database, relative to the backup's directory: as `--dumpDbUsersAndRoles`
+/// writes them; of `admin` those of all databases, as a dump of all of them has them.
+pub fn accounts_path(database: &str, what: AccountKind) -> String {
+    let name = match what {
+        AccountKind::Users => "system.users",
+        AccountKind::Roles => "system.roles",
+    };
+    format!("{}/{}.bson.gz", super::ROOT, beside(database, name))
+}
+
+/// The file with the version of the accounts' layout, which stock mongorestore looks for beside them.
+pub fn accounts_version_path(database: &str) -> String {
+    format!("{}/{}.bson.gz", super::ROOT, beside(database, "system.version"))
+}
+
+fn beside(database: &str, name: &str) -> String {
+    let special = if database == ALL_ACCOUNTS { "" } else { "$admin." };
+    format!("{database}/{special}{name}")
+}
+
+/// Whose accounts the data file of a dump holds, and which; `path` is relative to the dump's directory.
+pub fn accounts_of(path: &str) -> Option<(&str, AccountKind)> {
+    let (database, name) = path.split_once('/')?;
+    let name = name.strip_suffix(".gz").unwrap_or(name).strip_suffix(".bson")?;
+    [("system.users", AccountKind::Users), ("system.roles", AccountKind::Roles)].into_iter().find_map(|(n, what)| {
+        (beside(database, n).strip_prefix(database) == Some(&format!("/{name}"))).then_some((database, what))
+    })
 }
 
 /// The file with the versions that made the dump, relative to the backup's directory.
@@ -107,6 +144,18 @@ mod tests {
         assert_eq!(data_path("db", "a b", false), "mongo/db/a+b.bson.gz");
         assert_eq!(data_path("db", "ts", true), "mongo/db/system.buckets.ts.bson.gz");
         assert_eq!(metadata_path("db", "ts"), "mongo/db/ts.metadata.json.gz");
+        assert_eq!(accounts_path("db", AccountKind::Users), "mongo/db/$admin.system.users.bson.gz");
+        assert_eq!(accounts_path("admin", AccountKind::Roles), "mongo/admin/system.roles.bson.gz");
+        for (path, of) in [
+            ("db/$admin.system.users.bson", Some(("db", AccountKind::Users))),
+            ("admin/system.roles.bson.gz", Some(("admin", AccountKind::Roles))),
+            // In another database these are no accounts, whatever they pretend.
+            ("db/system.users.bson", None),
+            ("admin/$admin.system.users.bson", None),
+            ("db/$admin.system.version.bson", None),
+        ] {
+            assert_eq!(accounts_of(path), of, "{path}");
+        }
     }
 
     proptest! {

@@ -8,10 +8,10 @@ use super::{
     plausible, prelude_path,
 };
 use crate::{
-    bson::{DocumentReader, ReadError},
+    bson::{DocumentReader, Elements, ReadError},
     digest::{ContentDigest, ContentHasher, Order},
     gzip,
-    manifest::{Collection, MongoContents},
+    manifest::{Accounts, Collection, MongoContents},
 };
 
 /// What a metadata file may hold at most; real ones stay below a few hundred KiB (64 indexes of a collection).
@@ -111,7 +111,27 @@ pub fn verify_dump<R: BufRead>(contents: &MongoContents, mut open: impl FnMut(&s
             Err(what) => report.problems.push(Problem { path: path.clone(), what }),
         }
     }
+    for accounts in &contents.accounts {
+        if let Err(what) = check_accounts(accounts, &mut open) {
+            report.problems.push(Problem { path: accounts.data_path.clone(), what });
+        }
+    }
     report
+}
+
+fn check_accounts<R: BufRead>(accounts: &Accounts, open: &mut impl FnMut(&str) -> io::Result<R>) -> Result<(), String> {
+    let path = &accounts.data_path;
+    let stored = open(path).map_err(|e| format!("cannot be read: {e}"))?;
+    let mut nameless = 0_u64;
+    let name = |document: &[u8]| {
+        let text = |key| Elements::find(document, key).and_then(|e| e.as_str()).is_some();
+        nameless += u64::from(!(text("_id") && text("db")));
+    };
+    let found = walk_collection(plain(path, stored), accounts.content.order, name).map_err(|e| e.to_string())?;
+    if (found.documents, found.bytes, found.content) != (accounts.documents, accounts.bson_bytes, accounts.content) {
+        return Err("its documents are not those that the manifest's content digest was taken of".to_owned());
+    }
+    if nameless > 0 { Err(format!("{nameless} of its documents are no users or roles")) } else { Ok(()) }
 }
 
 fn check_data<R: BufRead>(
@@ -250,6 +270,7 @@ mod tests {
             databases: vec!["db".to_owned()],
             consistency: Consistency::Fuzzy,
             collections: vec![collection],
+            accounts: Vec::new(),
         };
         (contents, files)
     }

@@ -55,6 +55,11 @@ impl ReplicaSet {
         Client::with_options(options).expect("our own options are valid")
     }
 
+    /// A client that speaks to this member alone, whatever its role.
+    pub async fn direct(&self, member: usize) -> Client {
+        direct(self.members[member].port()).await
+    }
+
     /// The number of the member that is primary; waits until one is.
     ///
     /// # Panics

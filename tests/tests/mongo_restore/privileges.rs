@@ -49,6 +49,7 @@ async fn the_documented_role_is_enough_and_each_action_that_is_missing_is_named(
             less[n].as_document_mut().unwrap().get_array_mut("actions").unwrap().retain(|a| a.as_str() != Some(action));
             admin.run_command(doc! { "updateRole": "prexorAgent", "privileges": less }).await.unwrap();
             let (place, helpful) = match resource.get_str("collection") {
+                Ok("system.js") => (format!("{DATABASE}.system.js"), true),
                 Ok(_) => (format!("{DATABASE}.*"), false),
                 Err(_) if resource.contains_key("cluster") => ("the cluster".to_owned(), true),
                 Err(_) => (format!("{DATABASE}.system.buckets.*"), false),

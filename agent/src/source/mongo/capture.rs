@@ -1,21 +1,26 @@
-//! Captures every namespace of the database, as it was at one time, into the files of a mongodump directory.
+//! Captures every namespace of one database or several, as they were at one time, into the files of a mongodump
+//! directory.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::StreamExt as _;
 use prexor_format::{
     digest::Order,
     gzip::Level,
     manifest::{Collection, CollectionType, Consistency, Contents, MongoContents},
-    mongodump::{self, BUCKETS_PREFIX, Metadata, definition_digest},
+    mongodump::{self, BUCKETS_PREFIX, FUNCTIONS, Metadata, definition_digest},
 };
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::{
     MongoConfig, ReadFrom, Server,
     catalog::{self, Namespace},
+    databases,
     drain::panicked,
-    inspect,
+    inspect, privileges,
     server::CursorError,
 };
 use crate::{
@@ -23,6 +28,7 @@ use crate::{
     source::{Captured, SourceError},
 };
 
+mod accounts;
 mod capped;
 mod moment;
 mod oplog;
@@ -31,7 +37,7 @@ mod ranges;
 mod scan;
 
 use capped::Capped;
-use moment::Moment;
+use moment::{Listed, Moment, Part};
 use output::{Output, write_file};
 use scan::{Budget, Scan, View};
 
@@ -58,6 +64,8 @@ pub struct CaptureOptions {
 struct What {
     /// Why capped collections are read as they are, if they are.
     inexact_capped: Option<String>,
+    /// Databases whose stored functions the account may not read.
+    without_functions: BTreeSet<String>,
 }
 
 /// Why an attempt failed.
@@ -118,11 +126,19 @@ pub(super) async fn capture(
     sink: ArtifactSink,
 ) -> Result<Captured, SourceError> {
     let server = Arc::new(Server::open_to_read(config, options.read_from).await?);
-    sink.progress().set_total_bytes(inspect::stats(&server).await?.bytes);
     let mut what = What::default();
+    let mut bytes = 0;
+    for database in databases::present(&server, config).await? {
+        let server = server.on_database(&database);
+        bytes += inspect::stats(&server).await?.bytes;
+        if privileges::lack_functions(&privileges::missing(&server).await?, false) {
+            what.without_functions.insert(database);
+        }
+    }
+    sink.progress().set_total_bytes(bytes);
     for restarts in 0..=RESTARTS {
         let tracker = TaskTracker::new();
-        let failure = match attempt(&server, options, &sink, &what, &tracker).await {
+        let failure = match attempt(&server, config, options, &sink, &what, &tracker).await {
             Ok(captured) => return Ok(captured),
             Err(failure) => failure,
         };
@@ -148,35 +164,49 @@ pub(super) async fn capture(
 
 async fn attempt(
     server: &Arc<Server>,
+    config: &MongoConfig,
     options: CaptureOptions,
     sink: &ArtifactSink,
     what: &What,
     tracker: &TaskTracker,
 ) -> Result<Captured, Failure> {
     let budget = Budget::new();
-    let Moment { catalog, view, mut capped, consistency, mut warnings } =
-        moment::choose(server, &budget, what.clone()).await?;
-    if catalog.has_functions {
-        warnings.push("stored functions (system.js) are not captured".to_owned());
+    let Moment { parts, view, consistency, mut warnings } = moment::choose(server, config, &budget, what).await?;
+    for database in &what.without_functions {
+        let functions = server.on_database(database);
+        if catalog::list(&functions).await.map_err(Failure::Source)?.live.contains_key(FUNCTIONS) {
+            warnings.push(format!(
+                "the stored functions of {database} (system.js) are not captured: the account may not read them"
+            ));
+        }
     }
-    let (sink, tracker) = (sink.clone(), tracker.clone());
-    let run = Arc::new(Run { server: server.clone(), sink, view, budget, level: options.compression, tracker });
+    let run = |server: &Arc<Server>| {
+        let (server, sink, tracker) = (server.clone(), sink.clone(), tracker.clone());
+        Arc::new(Run { server, sink, view, budget: budget.clone(), level: options.compression, tracker })
+    };
     let prelude = mongodump::prelude(&server.version, TOOL_VERSION);
-    write_file(&run.sink, mongodump::prelude_path(), prelude, &run.tracker).await.map_err(Failure::Source)?;
+    write_file(sink, mongodump::prelude_path(), prelude, tracker).await.map_err(Failure::Source)?;
 
-    let mut sized = Vec::new();
-    for (name, namespace) in &catalog.live {
-        sized.push((server.size_of(&source_of(name, namespace.kind)).await, name, namespace));
+    let names: Vec<String> = parts.iter().map(|p| p.listed.server.database().to_owned()).collect();
+    let (mut sized, mut before) = (Vec::new(), BTreeMap::new());
+    for part in parts {
+        let Part { listed: Listed { server, catalog }, mut capped } = part;
+        let run = run(&server);
+        before.insert(server.database().to_owned(), catalog.live.keys().cloned().collect::<BTreeSet<_>>());
+        for (name, namespace) in catalog.live {
+            let size = server.size_of(&source_of(&name, namespace.kind)).await;
+            let capped = capped.remove(&name);
+            sized.push((size, run.clone(), name, namespace, capped));
+        }
     }
     // Capped ones first, for they run away; then the small ones, which come and go more than others and are soon done;
     // then the biggest, so that none is left over at the end.
-    sized.sort_by_key(|(size, name, namespace)| {
-        (!namespace.is_capped(), *size >= SMALL, u64::MAX - size, (*name).clone())
+    sized.sort_by_key(|(size, _, name, namespace, _)| {
+        (!namespace.is_capped(), *size >= SMALL, u64::MAX - size, name.clone())
     });
     let tasks: Vec<_> = sized
         .into_iter()
-        .map(|(size, name, namespace)| {
-            let (run, name, namespace, capped) = (run.clone(), name.clone(), namespace.clone(), capped.remove(name));
+        .map(|(size, run, name, namespace, capped)| {
             let tracker = run.tracker.clone();
             let task = async move { (run.collection(&name, &namespace, size, capped).await, name) };
             // Tracked as well: an aborted task goes on to its next pause, and must not write into the next attempt.
@@ -195,20 +225,24 @@ async fn attempt(
     }
     drop(done);
     if consistency == Consistency::Fuzzy && view == View::Latest {
-        let after = catalog::list(server).await.map_err(Failure::Source)?;
-        for name in after.live.keys().filter(|n| !catalog.live.contains_key(*n)) {
-            warnings.push(format!("{name} was created during the capture and is not part of it"));
+        for part in moment::list(server, config, what).await.map_err(Failure::Source)? {
+            let before = before.remove(part.server.database()).unwrap_or_default();
+            for name in part.catalog.live.keys().filter(|n| !before.contains(*n)) {
+                warnings.push(format!("{name} was created during the capture and is not part of it"));
+            }
         }
     }
+    let accounts = accounts::capture(&*run(server), config, &names).await?;
     collections.sort_by(|a, b| (&a.database, &a.name).cmp(&(&b.database, &b.name)));
     warnings.sort();
     let contents = MongoContents {
         server_version: server.version.clone(),
         feature_compatibility_version: inspect::feature_compatibility_version(server).await,
         replica_set: server.replica_set.clone(),
-        databases: vec![server.database().to_owned()],
+        databases: names,
         consistency,
         collections,
+        accounts,
     };
     Ok(Captured {
         contents: Contents::Mongo(contents),

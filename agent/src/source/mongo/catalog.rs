@@ -7,7 +7,7 @@ use mongodb::raw_batch_cursor::RawBatchCursor;
 use prexor_format::{
     bson::{DocBuilder, EMPTY_DOCUMENT, Elements, kind},
     manifest::CollectionType,
-    mongodump::BUCKETS_PREFIX,
+    mongodump::{BUCKETS_PREFIX, FUNCTIONS},
 };
 
 use super::{
@@ -37,12 +37,10 @@ impl Namespace {
 /// What the database holds.
 #[derive(Debug, Default)]
 pub(super) struct Catalog {
-    /// By name; what MongoDB keeps for itself (`system.*`) is not among them.
+    /// By name; of what MongoDB keeps for itself (`system.*`) only stored functions are among them.
     pub(super) live: BTreeMap<String, Namespace>,
     /// Temporary collections of restores, by name.
     pub(super) temporary: BTreeMap<String, Namespace>,
-    /// Whether there are stored functions (`system.js`), which are not captured.
-    pub(super) has_functions: bool,
 }
 
 impl Catalog {
@@ -85,9 +83,7 @@ async fn list_where(server: &Server, filter: &[u8]) -> Result<Catalog, SourceErr
             .and_then(|u| Some(hex::encode(u.value.get(5..21)?)));
         if let Some(series) = name.strip_prefix(BUCKETS_PREFIX) {
             buckets.insert(series.to_owned(), uuid);
-        } else if name.starts_with("system.") {
-            catalog.has_functions |= name == "system.js";
-        } else {
+        } else if !name.starts_with("system.") || name == FUNCTIONS {
             let kind = match text("type") {
                 Some("view") => CollectionType::View,
                 Some("timeseries") => CollectionType::Timeseries,

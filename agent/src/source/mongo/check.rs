@@ -10,7 +10,7 @@ use prexor_format::{
 };
 
 use super::{
-    Server, catalog,
+    MongoConfig, Server, accounts, catalog,
     drain::{drain, panicked},
     server::CursorError,
     staged::{self, Definition},
@@ -114,17 +114,35 @@ pub(super) fn differences(entry: &Collection, found: &Sum) -> Option<String> {
 }
 
 /// See [`crate::source::Source::check`].
-pub(super) async fn check(server: &Server, unit: &RestoreUnit) -> Result<Vec<String>, SourceError> {
-    let contents = staged::contents(unit, server.database())?;
+pub(super) async fn check(
+    server: &Server,
+    config: &MongoConfig,
+    unit: &RestoreUnit,
+) -> Result<Vec<String>, SourceError> {
+    let contents = staged::contents(unit, config)?;
     let definitions = staged::definitions(unit, &contents).await?;
-    let live = catalog::list(server).await?.live;
     let mut out = Vec::new();
+    for database in &contents.databases {
+        let of_it: Vec<&Definition> = definitions.iter().filter(|d| d.entry.database == *database).collect();
+        check_one(&server.on_database(database), unit, &of_it, &mut out).await?;
+    }
+    out.extend(accounts::check(server, unit, &contents).await?);
+    Ok(out)
+}
+
+async fn check_one(
+    server: &Server,
+    unit: &RestoreUnit,
+    definitions: &[&Definition],
+    out: &mut Vec<String>,
+) -> Result<(), SourceError> {
+    let live = catalog::list(server).await?.live;
     let stranger =
         |n: &&String| !definitions.iter().any(|d| d.target == **n) && staged::gives_way(unit, server.database(), n);
     for name in live.keys().filter(stranger) {
         out.push(format!("{name} is there and is not in the backup"));
     }
-    for definition in &definitions {
+    for definition in definitions {
         let name = &definition.target;
         unit.progress.set_subject(name);
         let Some(namespace) = live.get(name) else {
@@ -146,7 +164,7 @@ pub(super) async fn check(server: &Server, unit: &RestoreUnit) -> Result<Vec<Str
             out.push(format!("{name}: {difference}"));
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 async fn data_difference(server: &Server, definition: &Definition) -> Result<Option<String>, SourceError> {

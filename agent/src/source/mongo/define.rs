@@ -2,10 +2,10 @@
 
 use prexor_format::{
     bson::{BsonError, DocBuilder, Elements},
-    mongodump::without_expiry,
+    mongodump::{FUNCTIONS, without_expiry},
 };
 
-use super::{Server, catalog};
+use super::{Server, catalog, temporary};
 use crate::source::SourceError;
 
 /// What listIndexes tells and `createIndexes` chooses by itself.
@@ -120,16 +120,25 @@ pub(super) async fn set_expiries(
 
 /// Renames a collection; refused by the server when `to` exists.
 pub(super) async fn rename(server: &Server, from: &str, to: &str) -> Result<(), SourceError> {
+    rename_over(server, from, to, false).await
+}
+
+async fn rename_over(server: &Server, from: &str, to: &str, existing: bool) -> Result<(), SourceError> {
     let mut command = DocBuilder::new();
     command
         .string("renameCollection", &format!("{}.{from}", server.database()))
         .string("to", &format!("{}.{to}", server.database()))
-        .boolean("dropTarget", false);
+        .boolean("dropTarget", existing);
     server.write_admin(command, &format!("rename {from} to {to}")).await
 }
 
 /// Drops a namespace that is there.
-pub(super) async fn drop(server: &Server, name: &str) -> Result<(), SourceError> {
+pub(super) async fn drop(server: &Server, mut name: &str) -> Result<(), SourceError> {
+    if name == FUNCTIONS {
+        // The server lets it be renamed, and not be dropped.
+        rename_over(server, name, temporary::FUNCTIONS_ASIDE, true).await?;
+        name = temporary::FUNCTIONS_ASIDE;
+    }
     let mut command = DocBuilder::new();
     command.string("drop", name);
     server.write(command, &format!("drop {name}")).await

@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 
 use bson::{Bson, Document, doc};
-use prexor_format::{manifest::CollectionType, mongodump::BUCKETS_PREFIX};
+use prexor_format::{
+    manifest::CollectionType,
+    mongodump::{BUCKETS_PREFIX, FUNCTIONS},
+};
 use prexor_proto::facts;
 
 use super::{
-    MongoConfig, Server, catalog,
-    privileges::{self, Need},
+    Databases, MongoConfig, Server,
+    catalog::{self, Namespace},
+    databases,
+    privileges::{self, Missing, Need},
     space::Disk,
 };
 use crate::source::{Inspection, SourceError};
@@ -21,13 +26,13 @@ pub(super) async fn inspect(config: &MongoConfig) -> Inspection {
         Err(e) => inspection.problem = Some(e.to_string()),
         Ok(server) => {
             inspection.target = server.target();
-            inspection.problem = look(&server, &mut inspection.facts).await.err().map(|e| e.to_string());
+            inspection.problem = look(&server, config, &mut inspection.facts).await.err().map(|e| e.to_string());
         }
     }
     inspection
 }
 
-async fn look(server: &Server, facts: &mut BTreeMap<String, String>) -> Result<(), SourceError> {
+async fn look(server: &Server, config: &MongoConfig, facts: &mut BTreeMap<String, String>) -> Result<(), SourceError> {
     let mut tell = |name: &str, value: String| facts.insert(name.to_owned(), value);
     tell(facts::SERVER_VERSION, server.version.clone());
     if let Some(set) = &server.replica_set {
@@ -36,30 +41,58 @@ async fn look(server: &Server, facts: &mut BTreeMap<String, String>) -> Result<(
     if let Some(version) = feature_compatibility_version(server).await {
         tell(facts::FEATURE_COMPATIBILITY_VERSION, version);
     }
-    let missing = privileges::missing(server).await?;
+    let accounts = privileges::missing_for_accounts(server, false).await?;
+    if !accounts.is_empty() {
+        tell(facts::MISSING_ACCOUNT_PRIVILEGES, accounts.join(", "));
+    }
+    let (mut missing, mut collections, mut all, mut room) = (Vec::new(), 0, Stats::default(), None);
+    let databases = databases::present(server, config).await?;
+    for database in &databases {
+        let server = server.on_database(database);
+        let of_it = privileges::missing(&server).await?;
+        let denied = privileges::demand_of(&server, &of_it, Need::Capture);
+        missing.extend(of_it);
+        // What is missing anywhere is told before it is an obstacle.
+        if denied.is_err() {
+            tell_missing(&missing, facts);
+        }
+        denied?;
+        let catalog = catalog::list(&server).await?;
+        collections += catalog.live.len();
+        let stats = stats(&server).await?;
+        all.documents += stats.documents;
+        all.bytes += stats.bytes;
+        room = room.max(Disk::of(&server).await?.room());
+        // One document of each kind shows whether the account may read it.
+        for kind in [CollectionType::Collection, CollectionType::Timeseries] {
+            let readable = |name: &str, n: &Namespace| n.kind == kind && name != FUNCTIONS;
+            if let Some((name, _)) = catalog.live.iter().find(|(name, n)| readable(name, n)) {
+                let prefix = if kind == CollectionType::Timeseries { BUCKETS_PREFIX } else { "" };
+                server.ask(doc! { "find": format!("{prefix}{name}"), "limit": 1, "singleBatch": true }).await?;
+            }
+        }
+    }
+    tell_missing(&missing, facts);
+    let mut tell = |name: &str, value: String| facts.insert(name.to_owned(), value);
+    if config.databases != Databases::Default {
+        tell(facts::DATABASE, databases.join(", "));
+    }
+    tell(facts::COLLECTIONS, collections.to_string());
+    tell(facts::DOCUMENTS, all.documents.to_string());
+    tell(facts::BYTES, all.bytes.to_string());
+    if let Some(room) = room {
+        tell(facts::ROOM_BYTES, room.to_string());
+    }
+    Ok(())
+}
+
+fn tell_missing(missing: &[Missing], facts: &mut BTreeMap<String, String>) {
     let (helpful, needed): (Vec<_>, Vec<_>) = missing.iter().cloned().partition(|m| m.need == Need::Helpful);
     for (fact, which) in [(facts::MISSING_PRIVILEGES, needed), (facts::HELPFUL_PRIVILEGES, helpful)] {
         if let Some(all) = privileges::listed(&which) {
-            tell(fact, all);
+            facts.insert(fact.to_owned(), all);
         }
     }
-    privileges::demand_of(server, &missing, Need::Capture)?;
-    let catalog = catalog::list(server).await?;
-    tell(facts::COLLECTIONS, catalog.live.len().to_string());
-    let stats = stats(server).await?;
-    tell(facts::DOCUMENTS, stats.documents.to_string());
-    tell(facts::BYTES, stats.bytes.to_string());
-    if let Some(room) = Disk::of(server).await?.room() {
-        tell(facts::ROOM_BYTES, room.to_string());
-    }
-    // One document of each kind shows whether the account may read it.
-    for kind in [CollectionType::Collection, CollectionType::Timeseries] {
-        if let Some((name, _)) = catalog.live.iter().find(|(_, n)| n.kind == kind) {
-            let prefix = if kind == CollectionType::Timeseries { BUCKETS_PREFIX } else { "" };
-            server.ask(doc! { "find": format!("{prefix}{name}"), "limit": 1, "singleBatch": true }).await?;
-        }
-    }
-    Ok(())
 }
 
 /// `featureCompatibilityVersion`, where the account may read it.
@@ -69,7 +102,7 @@ pub(super) async fn feature_compatibility_version(server: &Server) -> Option<Str
 }
 
 /// Sizes of the database, as the server estimates them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Stats {
     pub(super) documents: u64,
     pub(super) bytes: u64,

@@ -6,12 +6,12 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use prexor_format::{
     digest::Order,
     manifest::CollectionType,
-    mongodump::{Metadata, definition_digest, without_expiry},
+    mongodump::{FUNCTIONS, Metadata, definition_digest, without_expiry},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MongoConfig, Server, catalog,
+    MongoConfig, Server, accounts, catalog,
     check::{Scan, differences},
     define,
     insert::Room,
@@ -48,45 +48,81 @@ pub(super) struct PreparedCollection {
     pub(super) uuid: String,
 }
 
-/// What an earlier [`prepare`] noted when it was done.
-pub(super) fn prepared(unit: &RestoreUnit) -> Result<Option<Prepared>, SourceError> {
-    unit.load_note(NOTE).map_err(|e| swap::note_failed(&e))
+/// What an earlier [`prepare`] noted when it was done with this database.
+pub(super) fn prepared(unit: &RestoreUnit, database: &str) -> Result<Option<Prepared>, SourceError> {
+    unit.load_note(&note(database)).map_err(|e| swap::note_failed(&e))
+}
+
+fn note(database: &str) -> String {
+    format!("{NOTE}-{database}")
 }
 
 /// See [`crate::source::Source::prepare`].
 pub(super) async fn prepare(config: &MongoConfig, unit: &RestoreUnit) -> Result<(), SourceError> {
-    if swap::is_begun(unit)? {
+    // Files first: a damaged dump is found before the server is touched.
+    let contents = staged::contents(unit, config)?;
+    if swap::is_begun(unit, &contents.databases)? {
         return Ok(());
     }
-    // Files first: a damaged dump is found before the server is touched.
-    let contents = staged::contents(unit, &config.database)?;
     unit.progress.set_subject("checking the staged dump");
     staged::verify(unit, &contents).await?;
     let definitions = staged::definitions(unit, &contents).await?;
 
     let server = Server::open(config).await?;
     server.can_be_restored_onto()?;
-    privileges::demand(&server, Need::Restore).await?;
-    patiently(&server, || underway::end(&server)).await?;
-    let names = Names::of(&unit.job_id);
-    let there = catalog::list(&server).await?;
-    if let Some(before) = prepared(unit)?
-        && before.collections.iter().all(|c| there.name_of(&c.uuid) == Some(&c.staged))
-    {
-        return Ok(());
-    }
-    for leftover in there.temporary.keys().filter(|n| names.owns(n)) {
-        define::drop(&server, leftover).await?;
+    accounts::demand(&server, unit, &contents).await?;
+    for database in &contents.databases {
+        let has_functions = definitions.iter().any(|d| d.entry.database == *database && d.entry.name == FUNCTIONS);
+        privileges::demand(&server.on_database(database), Need::Restore, has_functions).await?;
     }
     let bytes = definitions.iter().map(|d| d.entry.bson_bytes).sum();
-    Disk::of(&server).await?.has_room_for(bytes, &server)?;
+    let mut prepared = 0;
+    for database in &contents.databases {
+        let server = server.on_database(database);
+        patiently(&server, || underway::end(&server)).await?;
+        prepared += usize::from(clear(&server, unit).await?);
+    }
+    if prepared == contents.databases.len() {
+        return Ok(());
+    }
+    if let Some(database) = contents.databases.first() {
+        Disk::of(&server.on_database(database)).await?.has_room_for(bytes, &server)?;
+    }
     unit.progress.set_total_bytes(bytes);
+    for database in &contents.databases {
+        let of_it: Vec<&Definition> = definitions.iter().filter(|d| d.entry.database == *database).collect();
+        prepare_one(&server.on_database(database), unit, &of_it).await?;
+    }
+    Ok(())
+}
+
+/// Drops what an attempt before left in a database, unless it had come to its end: then it says so.
+async fn clear(server: &Server, unit: &RestoreUnit) -> Result<bool, SourceError> {
+    let names = Names::of(&unit.job_id);
+    let there = catalog::list(server).await?;
+    if let Some(before) = prepared(unit, server.database())?
+        && before.collections.iter().all(|c| there.name_of(&c.uuid) == Some(&c.staged))
+    {
+        return Ok(true);
+    }
+    for leftover in there.temporary.keys().filter(|n| names.owns(n)) {
+        define::drop(server, leftover).await?;
+    }
+    Ok(false)
+}
+
+/// Loads what is restored into one database.
+async fn prepare_one(server: &Server, unit: &RestoreUnit, definitions: &[&Definition]) -> Result<(), SourceError> {
+    if clear(server, unit).await? {
+        return Ok(());
+    }
+    let names = Names::of(&unit.job_id);
     // Time series and views cannot be renamed: they are made when the others are swapped.
     let renamed = definitions.iter().enumerate().filter(|(_, d)| d.entry.kind == CollectionType::Collection);
-    let staged: Vec<_> = renamed.map(|(n, definition)| (definition, names.staged(n))).collect();
-    build_all(&server, &staged, unit).await?;
-    members::caught_up(&server, &unit.progress).await;
-    let there = catalog::list(&server).await?;
+    let staged: Vec<_> = renamed.map(|(n, definition)| (*definition, names.staged(n))).collect();
+    build_all(server, &staged, unit).await?;
+    members::caught_up(server, &unit.progress).await;
+    let there = catalog::list(server).await?;
     let mut collections = Vec::new();
     for (definition, staged) in staged {
         let name = definition.target.clone();
@@ -96,11 +132,11 @@ pub(super) async fn prepare(config: &MongoConfig, unit: &RestoreUnit) -> Result<
                 "{staged}, which held the restored {name}, was dropped by someone; the live data were not touched"
             )));
         };
-        let indexes = catalog::indexes(&server, &staged).await?.unwrap_or_default();
+        let indexes = catalog::indexes(server, &staged).await?.unwrap_or_default();
         same_definition(&definition.metadata, &made.options, indexes)?;
         collections.push(PreparedCollection { name, staged, uuid });
     }
-    unit.save_note(NOTE, &Prepared { collections }).map_err(|e| swap::note_failed(&e))
+    unit.save_note(&note(server.database()), &Prepared { collections }).map_err(|e| swap::note_failed(&e))
 }
 
 /// The small ones beside the big ones, the biggest first.

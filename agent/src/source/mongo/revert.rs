@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use prexor_format::{manifest::CollectionType, mongodump::BUCKETS_PREFIX};
 
 use super::{
-    Server, catalog, define,
+    MongoConfig, Server, accounts, catalog, define,
     members::patiently,
+    staged,
     swap::{self, Installed, Kept, Plan},
     temporary::Names,
     underway,
@@ -16,18 +17,31 @@ use super::{
 use crate::{restore_unit::RestoreUnit, source::SourceError};
 
 /// See [`crate::source::Source::revert`].
-pub(super) async fn revert(server: &Server, unit: &RestoreUnit) -> Result<(), SourceError> {
+pub(super) async fn revert(server: &Server, config: &MongoConfig, unit: &RestoreUnit) -> Result<(), SourceError> {
     server.accept_absent_members();
-    patiently(server, || async {
-        underway::end(server).await?;
-        bring_back(server, unit).await
-    })
-    .await
+    patiently(server, || accounts::revert(server, unit)).await?;
+    let mut lost = Vec::new();
+    for database in staged::databases(unit, config) {
+        let server = server.on_database(&database);
+        let back = patiently(&server, || async {
+            underway::end(&server).await?;
+            bring_back(&server, unit).await
+        });
+        lost.extend(back.await?);
+    }
+    match lost.is_empty() {
+        true => Ok(()),
+        false => Err(SourceError::Invalid(format!(
+            "everything is back but {}, which someone dropped during the restore: restore the safety backup",
+            lost.join(", ")
+        ))),
+    }
 }
 
-async fn bring_back(server: &Server, unit: &RestoreUnit) -> Result<(), SourceError> {
+/// Returns the names whose collections are nowhere.
+async fn bring_back(server: &Server, unit: &RestoreUnit) -> Result<Vec<String>, SourceError> {
     let mut lost = Vec::new();
-    if let Some(plan) = swap::load_plan(unit)? {
+    if let Some(plan) = swap::load_plan(unit, server.database())? {
         remove_new(server, &plan).await?;
         lost = rename_back(server, &plan).await?;
         load_back(server, &plan).await?;
@@ -37,13 +51,7 @@ async fn bring_back(server: &Server, unit: &RestoreUnit) -> Result<(), SourceErr
     for left in catalog::list(server).await?.temporary.keys().filter(|n| names.owns(n)) {
         define::drop(server, left).await?;
     }
-    match lost.is_empty() {
-        true => Ok(()),
-        false => Err(SourceError::Invalid(format!(
-            "everything is back but {}, which someone dropped during the restore: restore the safety backup",
-            lost.join(", ")
-        ))),
-    }
+    Ok(lost)
 }
 
 /// Drops what the swap installed, and nothing else: collections are known by their UUIDs.

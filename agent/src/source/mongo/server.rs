@@ -14,7 +14,7 @@ use mongodb::{
 };
 use prexor_format::bson::DocBuilder;
 
-use super::{MongoConfig, members};
+use super::{MongoConfig, databases::is_name, members};
 use crate::source::SourceError;
 
 mod reading;
@@ -90,6 +90,18 @@ impl Server {
         Ok(self)
     }
 
+    /// The same server with another database.
+    pub(super) fn on_database(&self, name: &str) -> Self {
+        Self {
+            client: self.client.clone(),
+            db: self.client.database(name),
+            place: self.place.clone(),
+            version: self.version.clone(),
+            replica_set: self.replica_set.clone(),
+            accepts_absent: AtomicBool::new(self.accepts_absent.load(Ordering::Relaxed)),
+        }
+    }
+
     /// The database's name.
     pub(super) fn database(&self) -> &str {
         self.db.name()
@@ -122,6 +134,11 @@ impl Server {
     /// Runs a command on `admin` that reads; `None` when it fails, which callers can live with.
     pub(super) async fn ask_admin(&self, command: Document) -> Option<Document> {
         self.client.database("admin").run_command(command).await.ok()
+    }
+
+    /// Runs a command on `admin` that reads and must not fail. `doing` completes "cannot".
+    pub(super) async fn ask_admin_or_fail(&self, command: Document, doing: &str) -> Result<Document, SourceError> {
+        self.client.database("admin").run_command(command).await.map_err(|e| self.explain(&e, doing))
     }
 
     /// Runs a command that writes, with majority; `command` lacks its write concern. `doing` completes "cannot".
@@ -258,7 +275,7 @@ impl CursorError {
 /// What the driver is told, whatever the URI says; the URI's database has no part in it.
 async fn options(config: &MongoConfig) -> Result<ClientOptions, SourceError> {
     let name = &config.database;
-    if name.is_empty() || name.len() > 63 || name.contains(['/', '\\', '.', ' ', '"', '$', '\0']) {
+    if !is_name(name) {
         return Err(SourceError::Invalid(format!("'{name}' is no name of a MongoDB database")));
     }
     let mut options = ClientOptions::parse(&config.uri).await.map_err(|e| bad_uri(&e))?;

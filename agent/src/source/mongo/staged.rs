@@ -10,11 +10,11 @@ use std::{
 use prexor_format::{
     bson::DocumentReader,
     manifest::{Collection, Contents, MongoContents},
-    mongodump::{Metadata, as_created, file_stem, plain, verify_dump},
+    mongodump::{FUNCTIONS, Metadata, as_created, file_stem, plain, verify_dump},
 };
 
 use super::{
-    Server,
+    MongoConfig, Server,
     drain::panicked,
     insert::{Room, insert},
 };
@@ -35,8 +35,9 @@ pub(super) struct Definition {
     pub(super) data: Option<PathBuf>,
 }
 
-/// What of the unit's contents is restored, when it is a dump of this database.
-pub(super) fn contents(unit: &RestoreUnit, database: &str) -> Result<MongoContents, SourceError> {
+/// What of the unit's contents is restored, when it is a dump of databases that this agent is configured for. Only these
+/// are among its databases.
+pub(super) fn contents(unit: &RestoreUnit, config: &MongoConfig) -> Result<MongoContents, SourceError> {
     let Contents::Mongo(dump) = &unit.artifact.contents else {
         return Err(SourceError::Invalid(format!("artifact {} is no MongoDB dump", unit.artifact.id)));
     };
@@ -45,19 +46,37 @@ pub(super) fn contents(unit: &RestoreUnit, database: &str) -> Result<MongoConten
         return Err(SourceError::Invalid(problem.clone()));
     }
     let collections: Vec<_> = selected.of(dump).cloned().collect();
-    match collections.iter().find(|c| c.database != database) {
+    match collections.iter().find(|c| !config.covers(&c.database)) {
         Some(other) => Err(SourceError::Invalid(format!(
-            "the backup holds database {}, this agent is configured for {database}: set database.database in \
-             controller.yml or mongo.database in the agent's config",
-            other.database
+            "the backup holds database {}, this agent is configured for {}: set database.database in controller.yml, or \
+             mongo.database or mongo.databases in the agent's config",
+            other.database,
+            config.named()
         ))),
-        None => Ok(MongoContents { collections, ..dump.clone() }),
+        None => {
+            let databases = databases(unit, config);
+            Ok(MongoContents { collections, databases, ..dump.clone() })
+        }
+    }
+}
+
+/// The databases of the dump that this agent is configured for.
+pub(super) fn databases(unit: &RestoreUnit, config: &MongoConfig) -> Vec<String> {
+    match &unit.artifact.contents {
+        Contents::Mongo(dump) => dump.databases.iter().filter(|d| config.covers(d)).cloned().collect(),
+        Contents::Valkey(_) | Contents::Filesystem(_) => Vec::new(),
     }
 }
 
 /// Whether a live namespace gives way to what is restored.
 pub(super) fn gives_way(unit: &RestoreUnit, database: &str, name: &str) -> bool {
     match &unit.artifact.contents {
+        // Where a backup has no stored functions they may have been out of the account's reach.
+        Contents::Mongo(dump)
+            if name == FUNCTIONS && !dump.collections.iter().any(|c| c.database == database && c.name == name) =>
+        {
+            false
+        }
         Contents::Mongo(dump) => unit.selection.namespaces.replaces(dump, database, name),
         Contents::Valkey(_) | Contents::Filesystem(_) => false,
     }
@@ -65,7 +84,11 @@ pub(super) fn gives_way(unit: &RestoreUnit, database: &str, name: &str) -> bool 
 
 /// Walks every staged file and compares it with the manifest.
 pub(super) async fn verify(unit: &RestoreUnit, contents: &MongoContents) -> Result<(), SourceError> {
-    let (unit, contents) = (unit.clone(), contents.clone());
+    let (unit, mut contents) = (unit.clone(), contents.clone());
+    if !unit.selection.users_and_roles {
+        // They were not sent.
+        contents.accounts.clear();
+    }
     let walk = move || {
         verify_dump(&contents, |path| Ok(BufReader::with_capacity(BUFFER, File::open(unit.staged_path(path))?)))
     };

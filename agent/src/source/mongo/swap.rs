@@ -10,7 +10,7 @@ use prexor_format::{digest::Order, manifest::CollectionType, mongodump::BUCKETS_
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Server,
+    MongoConfig, Server, accounts,
     catalog::{self, Catalog},
     check::{Adder, Scan, differences},
     define,
@@ -76,12 +76,21 @@ pub(super) enum Installed {
 }
 
 /// Whether a swap was decided on, and may have begun.
-pub(super) fn is_begun(unit: &RestoreUnit) -> Result<bool, SourceError> {
-    Ok(load_plan(unit)?.is_some())
+pub(super) fn is_begun(unit: &RestoreUnit, databases: &[String]) -> Result<bool, SourceError> {
+    for database in databases {
+        if load_plan(unit, database)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-pub(super) fn load_plan(unit: &RestoreUnit) -> Result<Option<Plan>, SourceError> {
-    unit.load_note(PLAN).map_err(|e| note_failed(&e))
+pub(super) fn load_plan(unit: &RestoreUnit, database: &str) -> Result<Option<Plan>, SourceError> {
+    unit.load_note(&note(PLAN, database)).map_err(|e| note_failed(&e))
+}
+
+fn note(what: &str, database: &str) -> String {
+    format!("{what}-{database}")
 }
 
 pub(super) fn note_failed(error: &std::io::Error) -> SourceError {
@@ -89,27 +98,32 @@ pub(super) fn note_failed(error: &std::io::Error) -> SourceError {
 }
 
 /// See [`crate::source::Source::swap`].
-pub(super) async fn swap(server: &Server, unit: &RestoreUnit) -> Result<(), SourceError> {
+pub(super) async fn swap(server: &Server, config: &MongoConfig, unit: &RestoreUnit) -> Result<(), SourceError> {
     if unit.load_note::<bool>(DONE).map_err(|e| note_failed(&e))?.is_some() {
         return Ok(());
     }
-    let contents = staged::contents(unit, server.database())?;
+    let contents = staged::contents(unit, config)?;
     let definitions = staged::definitions(unit, &contents).await?;
-    patiently(server, || async {
-        underway::end(server).await?;
-        exchange(server, unit, &definitions).await
-    })
-    .await?;
+    for database in &contents.databases {
+        let server = server.on_database(database);
+        let of_it: Vec<&Definition> = definitions.iter().filter(|d| d.entry.database == *database).collect();
+        patiently(&server, || async {
+            underway::end(&server).await?;
+            exchange(&server, unit, &of_it).await
+        })
+        .await?;
+    }
+    patiently(server, || accounts::swap(server, unit, &contents)).await?;
     unit.save_note(DONE, &true).map_err(|e| note_failed(&e))
 }
 
 /// Goes on from wherever an earlier attempt stopped.
-async fn exchange(server: &Server, unit: &RestoreUnit, definitions: &[Definition]) -> Result<(), SourceError> {
-    let plan = match load_plan(unit)? {
+async fn exchange(server: &Server, unit: &RestoreUnit, definitions: &[&Definition]) -> Result<(), SourceError> {
+    let plan = match load_plan(unit, server.database())? {
         Some(plan) => plan,
         None => {
             let plan = decide(server, unit, definitions).await?;
-            unit.save_note(PLAN, &plan).map_err(|e| note_failed(&e))?;
+            unit.save_note(&note(PLAN, server.database()), &plan).map_err(|e| note_failed(&e))?;
             plan
         }
     };
@@ -130,8 +144,8 @@ async fn exchange(server: &Server, unit: &RestoreUnit, definitions: &[Definition
     Ok(())
 }
 
-async fn decide(server: &Server, unit: &RestoreUnit, definitions: &[Definition]) -> Result<Plan, SourceError> {
-    let prepared = prepare::prepared(unit)?
+async fn decide(server: &Server, unit: &RestoreUnit, definitions: &[&Definition]) -> Result<Plan, SourceError> {
+    let prepared = prepare::prepared(unit, server.database())?
         .ok_or_else(|| SourceError::Failed("nothing is prepared to be swapped in: prepare comes first".to_owned()))?;
     let names = Names::of(&unit.job_id);
     let mut keep = Vec::new();
@@ -260,10 +274,11 @@ async fn rename_collections(server: &Server, plan: &Plan) -> Result<(), SourceEr
 async fn load_time_series(
     server: &Server,
     plan: &Plan,
-    definitions: &[Definition],
+    definitions: &[&Definition],
     unit: &RestoreUnit,
 ) -> Result<(), SourceError> {
-    let mut loaded: BTreeSet<String> = unit.load_note(LOADED).map_err(|e| note_failed(&e))?.unwrap_or_default();
+    let mut loaded: BTreeSet<String> =
+        unit.load_note(&note(LOADED, server.database())).map_err(|e| note_failed(&e))?.unwrap_or_default();
     for install in plan.install.iter().filter(|i| matches!(i.how, Installed::Timeseries)) {
         let Some(definition) = definitions.iter().find(|d| d.target == install.name) else { continue };
         if loaded.contains(&install.name) {
@@ -283,7 +298,7 @@ async fn load_time_series(
             return Err(SourceError::Failed(format!("the restored {name} is not what the backup holds: {what}")));
         }
         loaded.insert(name.clone());
-        unit.save_note(LOADED, &loaded).map_err(|e| note_failed(&e))?;
+        unit.save_note(&note(LOADED, server.database()), &loaded).map_err(|e| note_failed(&e))?;
     }
     Ok(())
 }
@@ -306,17 +321,21 @@ pub(super) async fn create_view(server: &Server, name: &str, options: &[u8]) -> 
 }
 
 /// See [`crate::source::Source::commit`].
-pub(super) async fn commit(server: &Server, unit: &RestoreUnit) -> Result<(), SourceError> {
+pub(super) async fn commit(server: &Server, config: &MongoConfig, unit: &RestoreUnit) -> Result<(), SourceError> {
     if unit.load_note::<bool>(DONE).map_err(|e| note_failed(&e))?.is_none() {
         return Err(SourceError::Failed("the swap is not finished: swap again, or revert".to_owned()));
     }
     let names = Names::of(&unit.job_id);
     server.accept_absent_members();
-    patiently(server, || async {
-        for old in catalog::list(server).await?.temporary.keys().filter(|n| names.owns(n)) {
-            define::drop(server, old).await?;
-        }
-        Ok(())
-    })
-    .await
+    for database in staged::databases(unit, config) {
+        let server = server.on_database(&database);
+        patiently(&server, || async {
+            for old in catalog::list(&server).await?.temporary.keys().filter(|n| names.owns(n)) {
+                define::drop(&server, old).await?;
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
 }

@@ -5,6 +5,9 @@ use prexor_format::digest::Sha256Digest;
 /// What all of them begin with: never captured, never counted as live.
 pub(super) const PREFIX: &str = "_prexor_";
 
+/// Stored functions on their way out, of whatever job.
+pub(super) const FUNCTIONS_ASIDE: &str = "_prexor_functions";
+
 /// The names of one restore job.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
@@ -18,9 +21,9 @@ impl Names {
         Self { prefix: format!("{PREFIX}{}_", &digest[..8]) }
     }
 
-    /// Whether a collection belongs to this job.
+    /// Whether a collection belongs to this job, or is one that any job removes.
     pub(super) fn owns(&self, collection: &str) -> bool {
-        collection.starts_with(&self.prefix)
+        collection.starts_with(&self.prefix) || collection == FUNCTIONS_ASIDE
     }
 
     /// The `n`th collection to become live.
@@ -31,6 +34,11 @@ impl Names {
     /// The `n`th collection that was live.
     pub(super) fn kept(&self, n: usize) -> String {
         format!("{}k{n}", self.prefix)
+    }
+
+    /// Where users or roles are on their way, in `admin`.
+    pub(super) fn accounts(&self, what: &str) -> String {
+        format!("{}{what}", self.prefix)
     }
 
     /// The copy in the making of the `n`th time series that is live.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use prexor_format::{
     artifact::ArtifactKind,
     digest::Sha256Digest,
+    gzip::Level,
     id::{BackupId, NodeName},
     manifest::{Artifact, Contents, StoredFile},
 };
@@ -34,12 +35,13 @@ pub(super) async fn receive(
     job: JobHandle,
     id: BackupId,
     choice: Choice,
+    compression: Option<Level>,
     stop: CancellationToken,
 ) -> Result<Artifact, Error> {
     tokio::select! {
         biased;
         () = stop.cancelled() => Err(Error::cancelled()),
-        artifact = stream(&ctx, &job, &id, &choice) => artifact.map_err(|e| match e.reason {
+        artifact = stream(&ctx, &job, &id, &choice, compression) => artifact.map_err(|e| match e.reason {
             // What came was wrong. The other errors are the agent's, which name it, or our own store's.
             Reason::Damaged => e.on(choice.node.as_str()),
             _ => e,
@@ -47,14 +49,20 @@ pub(super) async fn receive(
     }
 }
 
-async fn stream(ctx: &Context, job: &JobHandle, id: &BackupId, choice: &Choice) -> Result<Artifact, Error> {
+async fn stream(
+    ctx: &Context,
+    job: &JobHandle,
+    id: &BackupId,
+    choice: &Choice,
+    compression: Option<Level>,
+) -> Result<Artifact, Error> {
     let started_at = Timestamp::now();
     let artifact_id = match choice.kind {
         ArtifactKind::Filesystem => format!("{}-{}", choice.kind, choice.node),
         ArtifactKind::Mongo | ArtifactKind::Valkey => choice.kind.to_string(),
     };
     let record = ctx.catalog.node(&choice.node).await?;
-    let mut capture = ctx.agents.connect(&record).await?.capture(job.fence(), choice.kind).await?;
+    let mut capture = ctx.agents.connect(&record).await?.capture(job.fence(), choice.kind, compression).await?;
     let mut files = Files::new(&ctx.store, id, choice);
     let end = loop {
         match capture.next().await? {

@@ -6,7 +6,7 @@ use prexor_format::{
     artifact::ArtifactKind,
     id::NodeName,
     laws::valkey::{self as laws, State},
-    manifest::{Artifact, Consistency, Contents, Controller, Manifest},
+    manifest::{AccountKind, Artifact, Consistency, Contents, Controller, Manifest, MongoContents},
     selection::Selection,
     text::{bytes, things},
 };
@@ -89,6 +89,21 @@ pub(super) fn of_the_artifact(artifact: &Artifact, node: &NodeFacts, selection: 
                 );
                 refusal("", message)
             }));
+            if selection.users_and_roles {
+                if m.accounts.is_empty() {
+                    let what = "the backup holds no users and roles: when it was taken, the agent's account could not read \
+                                any (README.md tells which roles it needs)";
+                    out.push(refusal("", what.to_owned()));
+                }
+                out.extend(live(facts::MISSING_ACCOUNT_PRIVILEGES).map(|missing| {
+                    let message = format!(
+                        "the agent's account on {} lacks privileges to restore users and roles: {missing}; grant it the \
+                         roles backup and restore on admin, or leave --users-and-roles out",
+                        node.name
+                    );
+                    refusal("", message)
+                }));
+            }
             let bson = selection.namespaces.of(m).map(|c| c.bson_bytes).sum();
             out.extend(no_room(bson, live(facts::ROOM_BYTES), node));
             out.extend(older("MongoDB", &m.server_version, live(facts::SERVER_VERSION)));
@@ -175,17 +190,21 @@ pub(super) fn of_the_whole(
 }
 
 /// What an operator should know before saying yes.
-pub(super) fn notes(manifest: &Manifest, selected: &[&Artifact]) -> Vec<String> {
+pub(super) fn notes(manifest: &Manifest, selected: &[&Artifact], selection: &Selection) -> Vec<String> {
     let mut out = vec![format!(
         "the cluster goes back to {}: what happened since is lost",
         manifest.completed_at.strftime("%Y-%m-%dT%H:%M:%SZ")
     )];
     for artifact in selected {
         match &artifact.contents {
-            Contents::Mongo(m) if m.consistency == Consistency::Fuzzy => {
-                out.push("the dump's collections were read one after the other, not at one point in time".to_owned());
+            Contents::Mongo(m) => {
+                if m.consistency == Consistency::Fuzzy {
+                    out.push(
+                        "the dump's collections were read one after the other, not at one point in time".to_owned(),
+                    );
+                }
+                out.extend(accounts(m, selection));
             }
-            Contents::Mongo(_) => {}
             Contents::Valkey(_) => {}
             Contents::Filesystem(f) => {
                 if let Some(ca) = f.platform_ca.first() {
@@ -202,6 +221,23 @@ pub(super) fn notes(manifest: &Manifest, selected: &[&Artifact]) -> Vec<String> 
         }
     }
     out
+}
+
+/// What becomes of users and roles.
+fn accounts(dump: &MongoContents, selection: &Selection) -> Vec<String> {
+    let count = |what: AccountKind| dump.accounts.iter().filter(|a| a.what == what).map(|a| a.documents).sum();
+    let held =
+        format!("{} and {}", things(count(AccountKind::Users), "user"), things(count(AccountKind::Roles), "role"));
+    match (dump.accounts.is_empty(), selection.users_and_roles) {
+        (true, _) => Vec::new(),
+        (false, false) => vec![format!(
+            "MongoDB's users and roles stay as they are; --users-and-roles restores the backup's ({held})"
+        )],
+        (false, true) => vec![format!(
+            "{held} of MongoDB come back as they were, with their passwords of then, those that were removed since too; \
+             others of the same database go; the agent's own account stays as it is"
+        )],
+    }
 }
 
 /// L1, L4, L5 and L6: what of this artifact will not be as in the backup.

@@ -59,6 +59,7 @@ fn manifest() -> Manifest {
         databases: vec!["prexorcloud".into()],
         consistency: Consistency::Fuzzy,
         collections: vec![collection],
+        accounts: Vec::new(),
     };
     let valkey = ValkeyContents {
         server_version: "8.0.1".into(),

@@ -1,12 +1,13 @@
 //! `prexorctl backup create`.
 
-use prexor_format::artifact::ArtifactKind;
+use prexor_format::{artifact::ArtifactKind, gzip::Level};
 use prexor_proto::{
     backup::{Backup, CreateBackupRequest, JobState, job_result},
     convert,
 };
 
 use crate::{
+    cli::Compression,
     client::{self, Client},
     commands::outcome,
     exit::Exit,
@@ -17,13 +18,24 @@ use crate::{
 };
 
 /// The request for a backup of these kinds, or of everything there is.
-pub fn request(description: String, scope: &[ArtifactKind], no_queue: bool) -> CreateBackupRequest {
+pub fn request(
+    description: String,
+    scope: &[ArtifactKind],
+    compression: Option<Compression>,
+    no_queue: bool,
+) -> CreateBackupRequest {
+    let level = compression.map(|c| match c {
+        Compression::Fast => Level::Fast,
+        Compression::Balanced => Level::Balanced,
+        Compression::Small => Level::Small,
+    });
     let scope = ArtifactKind::ALL.into_iter().filter(|k| scope.contains(k));
     CreateBackupRequest {
         request_id: client::request_id(),
         description,
         scope: scope.map(|k| convert::kind_to_wire(k).into()).collect(),
         no_queue,
+        compression: convert::compression_to_wire(level).into(),
     }
 }
 

@@ -38,14 +38,21 @@ impl Server {
         let mut options = options(config).await?;
         if options.direct_connection != Some(true) {
             let client = Client::with_options(options.clone()).map_err(|e| super::bad_uri(&e))?;
-            let criteria = SelectionCriteria::ReadPreference(match from {
-                ReadFrom::Primary => ReadPreference::Primary,
-                ReadFrom::Secondary => ReadPreference::SecondaryPreferred { options: None },
-            });
             let any = Self::on(client, config, &options);
-            let admin = any.client.database("admin");
-            let hello = admin.run_command(doc! { "hello": 1 }).selection_criteria(criteria).await;
-            let hello = hello.map_err(|e| any.explain(&e, "hello"))?;
+            let first = match from {
+                ReadFrom::Primary => ReadPreference::Primary,
+                ReadFrom::Secondary => ReadPreference::PrimaryPreferred { options: None },
+            };
+            let hello = any.greeted(first).await?;
+            let others = hello.get_array("hosts").is_ok_and(|hosts| hosts.len() > 1);
+            let hello = match from {
+                // SecondaryPreferred would take the primary as long as the driver has not met another member.
+                ReadFrom::Secondary if others => match any.greeted(ReadPreference::Secondary { options: None }).await {
+                    Err(SourceError::Unavailable(_)) => hello,
+                    greeted => greeted?,
+                },
+                ReadFrom::Primary | ReadFrom::Secondary => hello,
+            };
             if let Some(member) = hello.get_str("me").ok().and_then(|me| ServerAddress::parse(me).ok()) {
                 options.hosts = vec![member];
                 options.repl_set_name = None;
@@ -54,6 +61,12 @@ impl Server {
         }
         let client = Client::with_options(options.clone()).map_err(|e| super::bad_uri(&e))?;
         Self::on(client, config, &options).introduced().await
+    }
+
+    async fn greeted(&self, preference: ReadPreference) -> Result<Document, SourceError> {
+        let criteria = SelectionCriteria::ReadPreference(preference);
+        let hello = self.client.database("admin").run_command(doc! { "hello": 1 }).selection_criteria(criteria).await;
+        hello.map_err(|e| self.explain(&e, "hello"))
     }
 
     /// As [`Server::cursor`], with the size of the batches behind the first.
