@@ -249,7 +249,7 @@ async fn nodes_that_do_not_answer_are_listed_with_the_problem() {
 async fn a_stream_that_does_not_move_or_breaks_off_is_a_failure() {
     for (script, says) in [(Script::Hang, "has not moved"), (Script::BreakOff, "without an end")] {
         let (client, _site) = client(script).await;
-        let mut capture = client.capture(Fence::default(), ArtifactKind::Mongo).await.unwrap();
+        let mut capture = client.capture(Fence::default(), ArtifactKind::Mongo, None).await.unwrap();
         assert!(matches!(capture.next().await, Ok(CaptureFrame::Chunk { .. })));
         let e = capture.next().await.unwrap_err();
         assert!(e.message.contains(says) && e.node.as_deref() == Some("h1"), "{e}");

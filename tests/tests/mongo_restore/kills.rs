@@ -17,7 +17,7 @@ use prexor_tests::{
     dataset::DATABASE,
     equality::{self, Things, differences},
     mongo::variety,
-    servers::{PATIENCE, wait_until},
+    servers::{PATIENCE, wait_for, wait_until},
 };
 
 const CHANGING: [&str; 7] = ["insert", "update", "create", "createIndexes", "collMod", "drop", "renameCollection"];
@@ -59,7 +59,7 @@ impl Scene {
     }
 
     async fn now(&self) -> Things {
-        equality::mongo(&self.client, DATABASE).await.expect("a snapshot")
+        wait_for("a snapshot", PATIENCE, async || equality::mongo(&self.client, DATABASE).await.ok()).await
     }
 
     fn restore(&self) -> Child {
@@ -99,13 +99,19 @@ impl Scene {
 
     async fn fail_point(&self, mode: impl Into<Bson>, data: Document) {
         let command = doc! { "configureFailPoint": "failCommand", "mode": mode.into(), "data": data };
-        self.client.database("admin").run_command(command).await.expect("test commands are on");
+        self.admin(command).await;
+    }
+
+    /// On a server that may only just be back, or a machine that is busy with other things.
+    async fn admin(&self, command: Document) -> Document {
+        let admin = self.client.database("admin");
+        wait_for("an answer of mongod", PATIENCE, async || admin.run_command(command.clone()).await.ok()).await
     }
 
     /// How many commands have met the fail point since the server started.
     async fn met(&self) -> i64 {
         let command = doc! { "getParameter": 1, "failpoint.failCommand": 1 };
-        let said = self.client.database("admin").run_command(command).await.expect("an answer");
+        let said = self.admin(command).await;
         let state = said.get_document("failpoint.failCommand").expect("it is known");
         state.get_i64("timesEntered").or_else(|_| state.get_i32("timesEntered").map(i64::from)).unwrap_or_default()
     }

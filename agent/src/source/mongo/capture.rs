@@ -232,7 +232,7 @@ async fn attempt(
             }
         }
     }
-    let accounts = accounts::capture(&*run(server), config, &names).await?;
+    let accounts = accounts::capture(&run(server), config, &names).await?;
     collections.sort_by(|a, b| (&a.database, &a.name).cmp(&(&b.database, &b.name)));
     warnings.sort();
     let contents = MongoContents {
