@@ -84,6 +84,46 @@ fn parse(id: &BackupId, bytes: &[u8]) -> Result<Manifest, String> {
     Err(format!("its manifest is that of {}: the directory was renamed, or the manifest copied", manifest.id))
 }
 
+/// A directory of its own for a new backup, remembered as one that must go unless it is completed.
+///
+/// # Errors
+/// When the store or the catalog cannot be written.
+pub async fn reserve(ctx: &Context, at: Timestamp, job: Option<&str>) -> Result<BackupId, Error> {
+    let day = at.to_zoned(TimeZone::UTC).date();
+    loop {
+        let highest = ctx.store.highest_number(day).await?;
+        let id = ctx.catalog.next_backup_id(at, highest).await?;
+        if ctx.store.reserve(&id).await? {
+            ctx.catalog.doom_backup(&id, job).await?;
+            return Ok(id);
+        }
+    }
+}
+
+/// Lists a backup whose manifest has just been written.
+pub async fn completed(ctx: &Context, manifest: &Manifest) -> Backup {
+    let indexed = async {
+        ctx.catalog.spare_backup(&manifest.id).await?;
+        refresh_index(ctx).await
+    };
+    if let Err(e) = indexed.await {
+        // The manifest is there, so the backup is: the next start puts the catalog right.
+        tracing::error!(backup = %manifest.id, "a new backup could not be indexed yet: {e}");
+    }
+    describe(&ctx.store, manifest)
+}
+
+/// Removes what a backup that came to nothing has left.
+pub async fn discard(ctx: &Context, id: &BackupId) {
+    let removed = async {
+        ctx.store.remove(id).await?;
+        ctx.catalog.forget_backup(id).await
+    };
+    if let Err(e) = removed.await {
+        tracing::error!(backup = %id, "what a failed backup has left is removed at the next start: {e}");
+    }
+}
+
 /// A complete backup as clients see it.
 pub fn describe(store: &Store, manifest: &Manifest) -> Backup {
     let warnings = manifest.artifacts.iter().flat_map(|a| a.warnings.iter().map(move |w| format!("{}: {w}", a.id)));

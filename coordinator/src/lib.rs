@@ -12,6 +12,7 @@ pub mod context;
 pub mod enrolment;
 pub mod error;
 pub mod grpc;
+pub mod import;
 pub mod jobs;
 pub mod restore;
 pub mod scope;

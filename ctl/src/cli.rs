@@ -27,7 +27,7 @@ pub struct Cli {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Create, list, show, verify and delete backups
+    /// Create, list, show, verify, import and delete backups
     #[command(subcommand)]
     Backup(BackupVerb),
     /// Replace live data with that of a backup
@@ -96,6 +96,23 @@ pub enum BackupVerb {
         /// Say more of what was found, such as the number of keys of each family
         #[arg(long)]
         details: bool,
+    },
+    /// Read all of a mongodump directory on this host and check it; no server
+    /// is asked
+    VerifyDump {
+        /// What mongodump was given as --out
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Take a mongodump directory on this host in as a backup, which can then be
+    /// restored
+    Import {
+        /// What mongodump was given as --out
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// Why, for those who read the list later
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        description: String,
     },
     /// Delete a backup for good
     Delete {
@@ -359,6 +376,8 @@ mod tests {
             "prexorctl backup verify latest",
             "prexorctl backup show latest --json",
             "prexorctl backup create --no-queue",
+            "prexorctl backup verify-dump /srv/dump --json",
+            "prexorctl backup import --description old /srv/dump",
             "prexorctl backup create --compression small",
             "prexorctl restore latest --users-and-roles",
             "prexorctl restore bk-2026-05-10-001 --dry-run",

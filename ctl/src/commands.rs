@@ -38,6 +38,8 @@ pub async fn run(printer: &Printer, verb: Verb) -> Result<Exit, Failure> {
         Verb::Backup(BackupVerb::List { wide }) => backup::list::run(printer, wide).await,
         Verb::Backup(BackupVerb::Show { id }) => backup::show::run(printer, &id).await,
         Verb::Backup(BackupVerb::Verify { id, details }) => backup::verify::run(printer, &id, details).await,
+        Verb::Backup(BackupVerb::VerifyDump { dir }) => backup::verify_dump::run(printer, dir).await,
+        Verb::Backup(BackupVerb::Import { dir, description }) => backup::import::run(printer, dir, description).await,
         Verb::Backup(BackupVerb::Delete { id, yes }) => backup::delete::run(printer, &id, yes).await,
         Verb::Restore(args) => restore::run(printer, args).await,
         Verb::Job(JobVerb::List { limit }) => job::list::run(printer, limit).await,

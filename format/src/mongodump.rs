@@ -29,6 +29,9 @@ pub use verify::{DumpReport, Figures, Problem, plain, verify_collection, verify_
 /// The artifact's format in the manifest.
 pub const FORMAT: &str = "mongodump-directory+gzip";
 
+/// The artifact's format when its files are not compressed, as another tool may have written them.
+pub const PLAIN_FORMAT: &str = "mongodump-directory";
+
 /// The artifact's path within a backup.
 pub const ROOT: &str = "mongo";
 

@@ -18,6 +18,7 @@ const TABLE: &[(&str, &[Role])] = &[
     ("/prexorcloud.backup.v1.BackupService/ListBackups", OPERATORS),
     ("/prexorcloud.backup.v1.BackupService/VerifyBackup", OPERATORS),
     ("/prexorcloud.backup.v1.BackupService/DeleteBackup", OPERATORS),
+    ("/prexorcloud.backup.v1.BackupService/ImportBackup", OPERATORS),
     ("/prexorcloud.backup.v1.RestoreService/PlanRestore", OPERATORS),
     ("/prexorcloud.backup.v1.RestoreService/ApplyRestore", OPERATORS),
     ("/prexorcloud.backup.v1.JobService/GetJob", OPERATORS),

@@ -1,23 +1,80 @@
 //! `BackupService`.
 
+use std::{sync::Arc, time::Duration};
+
 use prexor_proto::{
     backup::{
-        CreateBackupRequest, DeleteBackupRequest, DeleteBackupResponse, GetBackupRequest, GetBackupResponse, Job,
-        JobKind, ListBackupsRequest, ListBackupsResponse, VerifyBackupRequest, backup_service_server::BackupService,
+        Backup, CreateBackupRequest, DeleteBackupRequest, DeleteBackupResponse, GetBackupRequest, GetBackupResponse,
+        ImportBackupRequest, Job, JobKind, ListBackupsRequest, ListBackupsResponse, VerifyBackupRequest,
+        backup_service_server::BackupService, import_backup_request::Frame,
     },
-    convert::{compression_from_wire, scope_from_wire},
+    convert::{compression_from_wire, digest_from_wire, scope_from_wire},
+    reason::Reason,
 };
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{Api, LATEST, backup_id, backup_or_latest, bad_wire, caller, page};
 use crate::{
     backups,
+    context::Context,
     error::Error,
+    import::{About, Import},
     jobs::{Task, Wait},
 };
 
 /// The longest description, in bytes: it is shown in lists.
 const MAX_DESCRIPTION: usize = 1000;
+
+/// How long somebody who imports may say nothing.
+const IMPORT_STALL: Duration = Duration::from_secs(120);
+
+async fn import(ctx: Arc<Context>, mut frames: Streaming<ImportBackupRequest>) -> Result<Backup, Error> {
+    let Some(Frame::Begin(begin)) = next(&mut frames).await? else {
+        return Err(Error::invalid("an import begins with its description"));
+    };
+    if begin.description.len() > MAX_DESCRIPTION {
+        return Err(Error::invalid(format!("the description is longer than {MAX_DESCRIPTION} bytes")));
+    }
+    let about = About {
+        description: Some(begin.description).filter(|d| !d.is_empty()),
+        hostname: begin.hostname,
+        format: begin.format,
+        notes: begin.notes,
+    };
+    let mut import = Import::begin(&ctx, about).await?;
+    match receive(&mut import, &mut frames).await {
+        Ok(()) => import.finish().await,
+        Err(e) => {
+            import.discard().await;
+            Err(e)
+        }
+    }
+}
+
+async fn receive(import: &mut Import, frames: &mut Streaming<ImportBackupRequest>) -> Result<(), Error> {
+    loop {
+        match next(frames).await? {
+            Some(Frame::ContentsJson(piece)) => import.contents(&piece)?,
+            Some(Frame::FilePath(path)) => import.file(&path).await?,
+            Some(Frame::Data(data)) => import.data(data.into()).await?,
+            Some(Frame::FileSha256(digest)) => {
+                import.end_of_file(digest_from_wire(&digest).map_err(bad_wire)?).await?;
+            }
+            Some(Frame::End(_)) => return Ok(()),
+            Some(Frame::Begin(_)) => return Err(Error::invalid("an import begins once")),
+            None => return Err(Error::new(Reason::Cancelled, "the import broke off: nothing of it is kept")),
+        }
+    }
+}
+
+async fn next(frames: &mut Streaming<ImportBackupRequest>) -> Result<Option<Frame>, Error> {
+    let broken = |why: &dyn std::fmt::Display| {
+        Error::new(Reason::Cancelled, format!("the import broke off: {why}; nothing of it is kept"))
+    };
+    let message = tokio::time::timeout(IMPORT_STALL, frames.message()).await;
+    let message = message.map_err(|e| broken(&e))?.map_err(|e| broken(&e.message()))?;
+    message.map(|m| m.frame.ok_or_else(|| broken(&"an unknown frame"))).transpose()
+}
 
 #[async_trait]
 impl BackupService for Api {
@@ -83,5 +140,17 @@ impl BackupService for Api {
         backups::delete(&self.ctx, &id).await?;
         tracing::info!(backup = %id, %who, "a backup was deleted");
         Ok(Response::new(DeleteBackupResponse {}))
+    }
+
+    async fn import_backup(
+        &self,
+        request: Request<Streaming<ImportBackupRequest>>,
+    ) -> Result<Response<Backup>, Status> {
+        let who = caller(&request)?;
+        // In a task of its own: what a caller that goes away has sent must be removed.
+        let imported = tokio::spawn(import(self.ctx.clone(), request.into_inner())).await;
+        let backup = imported.map_err(|e| Error::internal(format!("the import hit a defect: {e}")))??;
+        tracing::info!(backup = backup.id, %who, "a dump was imported");
+        Ok(Response::new(backup))
     }
 }

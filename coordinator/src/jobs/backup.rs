@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use prexor_format::{
     artifact::ArtifactKind,
     gzip::Level,
@@ -45,7 +45,8 @@ pub(super) async fn run(
         job.warning(warning).await;
     }
 
-    let id = reserve(ctx, job, started_at).await?;
+    let id = backups::reserve(ctx, started_at, Some(job.id())).await?;
+    job.set_backup(&id).await?;
     let what: Vec<String> = selection.captures.iter().map(|c| format!("{} from {}", c.kind, c.node)).collect();
     job.message(format!("{id}: capturing {}", what.join(", "))).await;
     let made = make(ctx, job, &id, &selection, compression, |artifacts| {
@@ -53,19 +54,11 @@ pub(super) async fn run(
     });
     match made.await {
         Ok(manifest) => {
-            let indexed = async {
-                ctx.catalog.spare_backup(&id).await?;
-                backups::refresh_index(ctx).await
-            };
-            if let Err(e) = indexed.await {
-                // The manifest is there, so the backup is: the next start puts the catalog right.
-                tracing::error!(backup = %id, "a new backup could not be indexed yet: {e}");
-            }
-            let backup = backups::describe(&ctx.store, &manifest);
+            let backup = backups::completed(ctx, &manifest).await;
             Ok(JobResult { result: Some(job_result::Result::Backup(backup)) })
         }
         Err(e) => {
-            discard(ctx, &id).await;
+            backups::discard(ctx, &id).await;
             Err(e)
         }
     }
@@ -90,20 +83,6 @@ async fn check_space(ctx: &Context, job: &JobHandle, selection: &Selection) -> R
         job.warning(format!("the store may become full: {live} of live data, {free} free in the store")).await;
     }
     Ok(())
-}
-
-/// A directory of its own for the backup, remembered as one that must go unless it is completed.
-async fn reserve(ctx: &Context, job: &JobHandle, at: Timestamp) -> Result<BackupId, Error> {
-    let day = at.to_zoned(TimeZone::UTC).date();
-    loop {
-        let highest = ctx.store.highest_number(day).await?;
-        let id = ctx.catalog.next_backup_id(at, highest).await?;
-        if ctx.store.reserve(&id).await? {
-            ctx.catalog.doom_backup(&id, Some(job.id())).await?;
-            job.set_backup(&id).await?;
-            return Ok(id);
-        }
-    }
 }
 
 /// Captures everything at once. The first failure ends the others; all have ended when this returns.
@@ -178,15 +157,5 @@ fn manifest(
     match Manifest::from_json(&manifest.to_json()) {
         Ok(_) => Ok(manifest),
         Err(e) => Err(Error::internal(format!("{id} cannot be described: {e}"))),
-    }
-}
-
-async fn discard(ctx: &Context, id: &BackupId) {
-    let removed = async {
-        ctx.store.remove(id).await?;
-        ctx.catalog.forget_backup(id).await
-    };
-    if let Err(e) = removed.await {
-        tracing::error!(backup = %id, "what a failed backup has left is removed at the next start: {e}");
     }
 }

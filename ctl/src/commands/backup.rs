@@ -2,6 +2,9 @@
 
 pub mod create;
 pub mod delete;
+pub mod dump;
+pub mod import;
 pub mod list;
 pub mod show;
 pub mod verify;
+pub mod verify_dump;

@@ -13,9 +13,10 @@ use jiff::Timestamp;
 use prexor_certs::{Authority, EnrolmentToken, Identity, Role, tls};
 use prexor_proto::backup::{
     ApplyRestoreRequest, Backup, BackupState, CancelJobRequest, CreateBackupRequest, DeleteBackupRequest,
-    DeleteBackupResponse, GetBackupRequest, GetBackupResponse, GetJobRequest, Job, JobEvent, JobResult, JobState,
-    ListBackupsRequest, ListBackupsResponse, ListJobsRequest, ListJobsResponse, Message, Plan, PlanRestoreRequest,
-    Progress, RestoreReport, Step, StepEvent, StepState, StepVerb, VerifyBackupRequest, WatchJobRequest,
+    DeleteBackupResponse, GetBackupRequest, GetBackupResponse, GetJobRequest, ImportBackupRequest, Job, JobEvent,
+    JobResult, JobState, ListBackupsRequest, ListBackupsResponse, ListJobsRequest, ListJobsResponse, Message, Plan,
+    PlanRestoreRequest, Progress, RestoreReport, Step, StepEvent, StepState, StepVerb, VerifyBackupRequest,
+    WatchJobRequest,
     backup_service_server::{BackupService, BackupServiceServer},
     job_event::Event,
     job_result::Result as Outcome,
@@ -215,6 +216,13 @@ impl BackupService for Script {
     }
 
     async fn delete_backup(&self, _: Request<DeleteBackupRequest>) -> Result<Response<DeleteBackupResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn import_backup(
+        &self,
+        _: Request<tonic::Streaming<ImportBackupRequest>>,
+    ) -> Result<Response<Backup>, Status> {
         Err(Status::unimplemented(""))
     }
 }

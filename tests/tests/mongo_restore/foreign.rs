@@ -9,7 +9,9 @@ use prexor_format::{
     mongodump::{self, Survey, survey},
 };
 use prexor_tests::{
+    cluster::Cluster,
     dataset::{self, DATABASE, Size},
+    equality,
     mongo::{Rig, python, same},
     servers::Mongod,
 };
@@ -86,4 +88,68 @@ async fn what_another_tool_dumped_comes_back_byte_by_byte_compressed_or_not() {
         rig.source.commit(&unit).await.unwrap();
         same(&before, &rig.everything().await);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_of_another_tool_is_checked_imported_and_restored_by_what_a_user_types() {
+    let elsewhere = Mongod::replica_set().await;
+    let client = elsewhere.client().await;
+    dataset::mongo(&client, DATABASE, Size::SMALL).await.unwrap();
+    let original = equality::mongo(&client, DATABASE).await.unwrap();
+    let cluster = Cluster::empty().await;
+    let (port, scratch) = (elsewhere.port().to_string(), tempfile::tempdir().unwrap());
+    for gzip in [false, true] {
+        let dump = scratch.path().join(if gzip { "packed" } else { "plain" });
+        let dir = dump.to_str().unwrap();
+        python("dump.py", &[&[port.as_str(), DATABASE, dir][..], if gzip { &["--gzip"] } else { &[] }].concat());
+
+        let said = cluster.ctl(&["backup", "verify-dump", dir]).ok();
+        assert!(said.out.starts_with("mongo dump bson OK ("), "{}", said.out);
+        assert!(said.out.contains("oplog.bson is not replayed"), "{}", said.out);
+        let checked = cluster.ctl(&["backup", "verify-dump", dir, "--json"]).ok().json();
+        assert_eq!((&checked["ok"], &checked["databases"][0]), (&true.into(), &DATABASE.into()));
+
+        let imported = cluster.ctl(&["backup", "import", dir, "--description", "from elsewhere", "--json"]).ok().json();
+        let id = imported["id"].as_str().unwrap();
+        assert_eq!(imported["scope"][0], "mongo");
+        cluster.ctl(&["backup", "verify", id]).ok();
+        let listed = cluster.ctl(&["backup", "list", "--json"]).ok().json();
+        assert_eq!((&listed[0]["id"], &listed[0]["description"]), (&id.into(), &"from elsewhere".into()));
+        let live = cluster.mongod.client().await;
+        live.database(DATABASE).drop().await.unwrap();
+        live.database(DATABASE).collection("since").insert_one(mongodb::bson::doc! {}).await.unwrap();
+        cluster.ctl(&["restore", id, "--ns", "*", "--yes"]).ok();
+        same(&original, &equality::mongo(&live, DATABASE).await.unwrap());
+    }
+
+    // What is damaged is neither called good nor sent.
+    let dump = scratch.path().join("packed");
+    let users = dump.join(DATABASE).join("users.bson.gz");
+    let sound = fs::read(&users).unwrap();
+    let mut bytes = sound.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    fs::write(&users, bytes).unwrap();
+    for verb in ["verify-dump", "import"] {
+        let said = cluster.ctl(&["backup", verb, dump.to_str().unwrap()]).failed(1);
+        assert!(said.err.contains("users.bson.gz"), "{}", said.err);
+    }
+    // A document that is there twice: sound BSON, and no server takes both.
+    let twice = gunzip(&sound);
+    let first = i32::from_le_bytes(twice[..4].try_into().unwrap()) as usize;
+    fs::remove_file(&users).unwrap();
+    fs::write(dump.join(DATABASE).join("users.bson"), [&twice[..], &twice[..first]].concat()).unwrap();
+    let said = cluster.ctl(&["backup", "verify-dump", dump.to_str().unwrap()]).failed(1);
+    assert!(said.out.contains("more than one document has the _id"), "{}", said.out);
+    let archive = scratch.path().join("archive");
+    fs::write(&archive, [0x6d, 0xe2, 0x99, 0x81, 0, 0, 0, 0]).unwrap();
+    let said = cluster.ctl(&["backup", "import", archive.to_str().unwrap()]).failed(2);
+    assert!(said.err.contains("mongodump --archive"), "{}", said.err);
+    assert_eq!(cluster.ctl(&["backup", "list", "--json"]).ok().json().as_array().unwrap().len(), 2);
+}
+
+fn gunzip(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    std::io::Read::read_to_end(&mut prexor_format::gzip::reader(bytes), &mut out).unwrap();
+    out
 }
