@@ -137,8 +137,13 @@ pub(super) fn open(
         }
     }
     let absolute = !matches!(wire.ask(&[b"PEXPIRETIME", absent.as_bytes()])?, Reply::Error(_));
-    wire.send(&[&[b"MULTI"], &[b"EXEC"]])?;
-    let atomic = !at_rest && !matches!((wire.reply()?, wire.reply()?), (Reply::Error(_), _) | (_, Reply::Error(_)));
+    let refused = |reply: Reply| matches!(reply, Reply::Error(_));
+    let mut atomic = !at_rest;
+    if atomic {
+        wire.send(&[&[b"MULTI"], &[b"EXEC"]])?;
+        let answers = [wire.reply()?, wire.reply()?];
+        atomic = !answers.into_iter().any(refused);
+    }
     let mut warnings =
         vec!["captured key by key while writes went on: the keys do not show one point in time".to_owned()];
     if !atomic {
