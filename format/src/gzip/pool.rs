@@ -59,6 +59,7 @@ fn work(jobs: &Mutex<Receiver<Job>>) {
 #[derive(Default)]
 pub struct Packer {
     by_level: [Option<Compressor>; 13],
+    /// Room for the worst case, kept: only what a member comes to is copied out of it.
     scratch: Vec<u8>,
 }
 
@@ -69,11 +70,13 @@ impl Packer {
     /// None that can be provoked: the output has room for the worst case.
     pub fn member(&mut self, level: Level, input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         let n = if self.compresses(input) { level.of_libdeflate() } else { 0 };
-        let compressor = compressor(&mut self.by_level, n);
-        let begin = out.len();
-        out.resize(begin + compressor.gzip_compress_bound(input.len()), 0);
-        let written = compressor.gzip_compress(input, &mut out[begin..]).map_err(io::Error::other)?;
-        out.truncate(begin + written);
+        let (compressor, scratch) = (compressor(&mut self.by_level, n), &mut self.scratch);
+        let bound = compressor.gzip_compress_bound(input.len());
+        if scratch.len() < bound {
+            scratch.resize(bound, 0);
+        }
+        let written = compressor.gzip_compress(input, scratch).map_err(io::Error::other)?;
+        out.extend_from_slice(&scratch[..written]);
         Ok(())
     }
 
@@ -88,7 +91,10 @@ impl Packer {
         let stride = input.len() / SAMPLES;
         (0..SAMPLES).any(|n| {
             let sample = &input[n * stride..][..SAMPLE];
-            scratch.resize(probe.deflate_compress_bound(SAMPLE), 0);
+            let bound = probe.deflate_compress_bound(SAMPLE);
+            if scratch.len() < bound {
+                scratch.resize(bound, 0);
+            }
             probe.deflate_compress(sample, scratch).is_ok_and(|n| n < SAMPLE - SAMPLE / 32)
         })
     }

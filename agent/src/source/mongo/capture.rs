@@ -166,7 +166,7 @@ async fn attempt(
 
     let mut sized = Vec::new();
     for (name, namespace) in &catalog.live {
-        sized.push((server.size_of(&source_of(name, namespace.kind)).await, name, namespace));
+        sized.push((server.estimate(&source_of(name, namespace.kind)).await.bytes, name, namespace));
     }
     // Capped ones first, for they run away; then the small ones, which come and go more than others and are soon done;
     // then the biggest, so that none is left over at the end.
@@ -302,7 +302,7 @@ impl Run {
             return ranges::read(self, &source_of(name, namespace.kind), size, output).await;
         }
         let view = if self.view == View::Latest { View::Latest } else { View::Majority };
-        let mut scan = Scan::new(&self.server, &self.budget, name, view);
+        let mut scan = Scan::new(&self.server, &self.budget, name, view).of_size(size);
         while let Some(block) = scan.next().await? {
             output.add(block).await.map_err(Failure::Source)?;
         }

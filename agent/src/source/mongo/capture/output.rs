@@ -111,7 +111,6 @@ fn pack(packer: &mut Packer, block: Block, order: Order, level: Level) -> Result
     if hasher.is_some() {
         plain = Vec::new();
     }
-    packed.shrink_to_fit();
     Ok(Piece { plain, packed, documents, bytes, hasher, _permit: permit })
 }
 

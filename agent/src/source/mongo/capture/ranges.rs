@@ -40,7 +40,7 @@ pub(super) async fn read(run: &Run, source: &str, size: u64, output: &Output) ->
         },
         _ => Vec::new(),
     };
-    let scan = || Scan::new(&run.server, &run.budget, source, run.view);
+    let scan = || Scan::new(&run.server, &run.budget, source, run.view).of_size(size);
     let starts = ends.iter().map(|end| {
         let mut token = DocBuilder::new();
         token.int64("$recordId", end.record);

@@ -20,12 +20,14 @@ use super::{
 };
 use crate::source::SourceError;
 
-/// Bytes of documents in a block, about: a gzip member of this size costs no ratio.
-pub(super) const BLOCK: usize = 4 << 20;
+/// Bytes of documents in a block, about: a gzip member of this size costs next to no ratio, and blocks that small are
+/// made of memory that was just used.
+pub(super) const BLOCK: usize = 1 << 20;
 /// What a reply can hold at most: a document of 16 MiB and the little around it.
 const LARGEST_REPLY: usize = 17 << 20;
-/// Bytes of documents that may be under way at once. Compressing takes as much again.
-const IN_FLIGHT: usize = 2 * LARGEST_REPLY;
+/// Bytes of documents that may be under way at once: enough that no core waits. The driver and the compressors hold each
+/// some times over. A reply that is larger is under way alone.
+const IN_FLIGHT: usize = 8 * BLOCK;
 /// Documents that are asked for while nothing is known of their size.
 const FIRST_BATCH: i32 = 100;
 /// How often one batch is asked for again before the capture fails.
@@ -42,7 +44,7 @@ impl Budget {
 
     /// Waits for room for so many bytes.
     pub(super) async fn acquire(&self, bytes: usize) -> Permit {
-        let bytes = u32::try_from(bytes.min(LARGEST_REPLY)).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(bytes.min(IN_FLIGHT)).unwrap_or(u32::MAX);
         Permit(self.0.clone().acquire_many_owned(bytes).await.ok())
     }
 }
@@ -120,6 +122,14 @@ impl Scan {
             begun: false,
             ended: false,
         }
+    }
+
+    /// Expects about so many bytes of documents; 0 says nothing.
+    pub(super) fn of_size(mut self, bytes: u64) -> Self {
+        if let Some(bytes) = usize::try_from(bytes).ok().filter(|b| *b > 0) {
+            self.expected = bytes.saturating_add(BLOCK / 8).min(LARGEST_REPLY);
+        }
+        self
     }
 
     /// Begins behind the record that `token` names.
