@@ -19,8 +19,8 @@ use crate::source::SourceError;
 
 mod reading;
 
-pub use reading::ReadFrom;
 pub(super) use reading::Estimate;
+pub use reading::ReadFrom;
 
 /// How long a server may take to answer at all. Both ends are in one data centre, most often on one host.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(5);
