@@ -42,7 +42,7 @@ const SIDE_BY_SIDE: usize = 3;
 /// Bytes of a collection that is read in no time.
 const SMALL: u64 = 1 << 20;
 /// How often a capture begins anew because what it reads was dropped, renamed or overwritten under it.
-const RESTARTS: u32 = 3;
+const RESTARTS: u32 = 5;
 
 /// How a capture is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
