@@ -10,9 +10,10 @@ use prexor_agent::{
     report::Report,
     server,
 };
-use prexor_daemon::{exit, logging, process, shutdown};
+use prexor_daemon::{exit, logging, memory, process, shutdown};
 
-/// Gives large buffers back as soon as they are free, where glibc's keeps up to 64 MiB of them in each thread's arena.
+/// Gives large buffers back soon after they are free ([`memory::sparing`]), where glibc's keeps up to 64 MiB of them in
+/// each thread's arena.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -40,10 +41,15 @@ enum Command {
     },
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     process::private_files();
+    memory::sparing();
+    run(cli)
+}
+
+#[tokio::main]
+async fn run(cli: Cli) -> ExitCode {
     let config = match load(&cli.config) {
         Ok(config) => config,
         Err(message) => {

@@ -17,12 +17,13 @@ use prexor_coordinator::{
     store::Store,
     tls::Tls,
 };
-use prexor_daemon::{exit, logging, process, shutdown};
+use prexor_daemon::{exit, logging, memory, process, shutdown};
 use prexor_proto::reason::Reason;
 use prexor_transport::serve;
 use tokio::task::JoinSet;
 
-/// Gives large buffers back as soon as they are free, where glibc's keeps up to 64 MiB of them in each thread's arena.
+/// Gives large buffers back soon after they are free ([`memory::sparing`]), where glibc's keeps up to 64 MiB of them in
+/// each thread's arena.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         }
     };
     process::private_files();
+    memory::sparing();
     let config = match Config::load(&cli.config) {
         Ok(config) => config,
         Err(e) => return complain(&e.to_string(), exit::CONFIG),

@@ -18,8 +18,11 @@ const FEW: usize = 4;
 /// Of a collection or path that is longer the end is shown.
 const SUBJECT: usize = 60;
 
-/// The same in a row of the table, where there is less room.
-const SUBJECT_IN_ROW: usize = 36;
+/// Columns of a row that are taken before its subject begins.
+const BEFORE_SUBJECT: usize = 68;
+
+/// What a subject in a row gets however narrow the terminal is, and where its width is not known.
+const SUBJECT_AT_LEAST: usize = 12;
 
 /// Shows the events of one job.
 pub struct Reporter<'a> {
@@ -93,7 +96,7 @@ impl<'a> Reporter<'a> {
                 track.bar.set_length(total.max(progress.done_bytes));
             }
             track.bar.set_position(progress.done_bytes);
-            track.bar.set_message(text::clean(&row(progress, &track.meter)));
+            track.bar.set_message(text::clean(&row(progress, &track.meter, subject_columns())));
             track.bar.tick();
             return;
         }
@@ -162,23 +165,29 @@ fn describe(progress: &Progress, meter: &Meter) -> String {
     words
 }
 
-/// The same in columns: ` 26 %   120 MiB   35 MiB/s     9 s left  audit_log`.
-fn row(progress: &Progress, meter: &Meter) -> String {
+/// Columns for the subject in a row of the table.
+fn subject_columns() -> usize {
+    let width = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(0, |size| usize::from(size.ws_col));
+    width.saturating_sub(BEFORE_SUBJECT).clamp(SUBJECT_AT_LEAST, SUBJECT)
+}
+
+/// The same in columns: ` 26 %   120 MiB   35 MiB/s    9 s left audit_log`.
+fn row(progress: &Progress, meter: &Meter, columns: usize) -> String {
     let total = progress.total_bytes.filter(|t| *t > 0);
     let part = total.map(|t| format!("{} %", (u128::from(progress.done_bytes) * 100 / u128::from(t)).min(100)));
     let rate = meter.rate().map(|rate| format!("{}/s", text::bytes(rate as u64))).unwrap_or_default();
     let left = meter.eta().filter(|eta| eta.is_positive()).map(|eta| format!("{} left", text::duration(eta)));
     format!(
-        "{:>5} {:>9} {rate:>11} {:>16}  {}",
+        "{:>5} {:>9} {rate:>11} {:>11} {}",
         part.unwrap_or_default(),
         text::bytes(progress.done_bytes),
         left.unwrap_or_default(),
-        text::end_of(&progress.subject, SUBJECT_IN_ROW)
+        text::end_of(&progress.subject, columns)
     )
 }
 
 fn style(with_bar: bool) -> ProgressStyle {
-    let template = if with_bar { "{prefix:20!} [{bar:10}] {wide_msg}" } else { "{prefix:20!} {spinner:12} {wide_msg}" };
+    let template = if with_bar { "{prefix:18!} [{bar:6}] {wide_msg}" } else { "{prefix:18!} {spinner:8} {wide_msg}" };
     ProgressStyle::with_template(template).expect("a constant template").progress_chars("=> ")
 }
 
@@ -318,10 +327,13 @@ mod tests {
         let path = format!("data/{}/modules/jar.bin", "x".repeat(300));
         let figures =
             Progress { done_bytes: 120 << 20, total_bytes: Some(450 << 20), subject: path, ..Progress::default() };
-        let end = format!("…{}/modules/jar.bin", "x".repeat(19));
-        assert_eq!(row(&figures, &meter), format!(" 26 %   120 MiB    30 MiB/s        11 s left  {end}"));
+        assert_eq!(row(&figures, &meter, 11), " 26 %   120 MiB    30 MiB/s   11 s left …es/jar.bin");
+        assert_eq!(row(&figures, &meter, 17), " 26 %   120 MiB    30 MiB/s   11 s left …/modules/jar.bin");
         assert!(describe(&figures, &meter).chars().count() < 130, "{}", describe(&figures, &meter));
         let unknown = Progress { done_bytes: 5, subject: "a".into(), ..Progress::default() };
-        assert_eq!(row(&unknown, &Meter::default()).len(), row(&figures, &meter).chars().count() - 35);
+        let columns = |row: String| row.chars().count();
+        assert_eq!(columns(row(&unknown, &Meter::default(), 11)), columns(row(&figures, &meter, 11)) - 10);
+        // What is before the subject: the prefix, the bar, and these columns.
+        assert_eq!(BEFORE_SUBJECT, 18 + 1 + 8 + 1 + columns(row(&figures, &meter, 11)) - 11);
     }
 }

@@ -28,17 +28,6 @@ pub enum Level {
     Small,
 }
 
-impl Level {
-    /// libdeflate's level; measured on BSON and text.
-    fn of_libdeflate(self) -> u8 {
-        match self {
-            Self::Fast => 1,
-            Self::Balanced => 5,
-            Self::Small => 9,
-        }
-    }
-}
-
 /// A finished member, with the buffers to reuse.
 struct Packed {
     input: Vec<u8>,

@@ -87,25 +87,24 @@ async fn no_cursor_stays_open_on_mongodb() {
     let many: Vec<Document> = (0..5000).map(|n| doc! { "_id": n, "text": "x".repeat(1000) }).collect();
     client.database(DATABASE).collection("many").insert_many(many).await.expect("documents");
     let (state, before) = (tree(&cluster.agent_state()), cursors(&admin).await);
-    // Every batch after the first takes far longer than anybody waits.
-    let slow =
-        doc! { "failCommands": ["getMore"], "blockConnection": true, "blockTimeMS": 15_000, "appName": "prexor-agent" };
-    admin
-        .run_command(doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": slow })
-        .await
-        .expect("slowness");
+    // No batch after the first ever comes. The server stops where it would read documents, and there as it does
+    // between any two: when its client goes away or kills the cursor, it ends.
+    let stop = |mode: &str| {
+        let data = doc! { "nss": format!("{DATABASE}.many"), "shouldCheckForInterrupt": true };
+        doc! { "configureFailPoint": "waitWithPinnedCursorDuringGetMoreBatch", "mode": mode, "data": data }
+    };
+    admin.run_command(stop("alwaysOn")).await.expect("a server that stops");
     let create = cluster.ctl_spawn(&["backup", "create", "--scope", "mongo", "--json"]);
     let reads = |op: &Document| op.get_document("command").is_ok_and(|c| c.contains_key("getMore"));
     wait_until("the capture to wait for a batch", PATIENCE, async || operations(&admin, false).await.iter().any(reads))
         .await;
     cancel(&cluster, create, &state).await;
-    // The batch that the server was at is answered to nobody; nothing comes after it.
-    admin.run_command(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await.expect("speed");
     wait_until("the server to be idle", PATIENCE, async || {
         operations(&admin, false).await.is_empty() && cursors(&admin).await == before
     })
     .await;
     wait_until("the agent to hang up", PATIENCE, async || operations(&admin, true).await.is_empty()).await;
+    admin.run_command(stop("off")).await.expect("a server that goes on");
     cluster.backup();
 }
 

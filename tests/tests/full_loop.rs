@@ -182,3 +182,23 @@ async fn a_scope_holds_what_was_asked_for() {
     assert_eq!(cluster.ctl(&["backup", "list", "--json"]).ok().json(), serde_json::json!([]));
     assert!(!cluster.backup_dir(id).exists());
 }
+
+#[tokio::test]
+async fn on_a_terminal_progress_is_a_table_that_goes_away() {
+    let cluster = Cluster::start().await;
+    cluster.ballast(384);
+    let ctl = cluster.ctl_command(&["backup", "create"]);
+    let line = format!("stty cols 80 && {} backup create", ctl.get_program().display());
+    // script(1) gives it a terminal, and writes what that shows.
+    let mut on_terminal = Command::new("script");
+    on_terminal.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm");
+    on_terminal.envs(ctl.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let shown =
+        Said::from(on_terminal.stdin(std::process::Stdio::null()).output().expect("script can be started")).ok();
+    let rows = || shown.out.split(['\r', '\n']).filter(|row| row.contains("filesystem-h1"));
+    assert!(rows().any(|row| row.contains("MiB/s")), "the rate: {:?}", shown.out);
+    assert!(rows().any(|row| row.contains("ballast.bin")), "the path: {:?}", shown.out);
+    assert!(shown.out.contains("\u{1b}[2K"), "rows are drawn over: {:?}", shown.out);
+    let last = shown.out.rsplit("\u{1b}[2K").next().expect("an end").replace('\r', "");
+    assert!(last.contains(" created\n") && last.contains("\npath: ") && !last.contains("MiB/s"), "{last:?}");
+}

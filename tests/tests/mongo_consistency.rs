@@ -228,7 +228,7 @@ async fn fifty_captures_under_load_each_show_one_moment_where_a_plain_scan_does_
 async fn collections_that_come_and_go_are_no_trouble() {
     let bench = Bench::start().await;
     let load = Load::begin(&bench.client).await;
-    let (stop, db) = (CancellationToken::new(), bench.db());
+    let (stop, db, admin) = (CancellationToken::new(), bench.db(), bench.client.database("admin"));
     let stopped = stop.clone();
     let churn = tokio::spawn(async move {
         let mut n = 0;
@@ -237,7 +237,10 @@ async fn collections_that_come_and_go_are_no_trouble() {
             let out = doc! { "aggregate": "left", "pipeline": [{ "$out": "summary" }], "cursor": {} };
             db.run_command(out).await.unwrap();
             let name = format!("passing_{}", n % 7);
-            db.collection(&name).insert_one(doc! { "n": n }).await.unwrap();
+            // Renamed when it has its document: a collection that an insert makes is empty for a moment.
+            db.collection("coming").insert_one(doc! { "n": n }).await.unwrap();
+            let [from, to] = ["coming", &name].map(|name| format!("{}.{name}", db.name()));
+            admin.run_command(doc! { "renameCollection": from, "to": to, "dropTarget": true }).await.unwrap();
             tokio::time::sleep(Duration::from_millis(400)).await;
             db.collection::<Document>(&format!("passing_{}", (n + 3) % 7)).drop().await.unwrap();
         }

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     capture::to_directory,
+    dataset::many_valkey,
     resp::Resp,
     servers::{Valkey, binaries},
 };
@@ -66,7 +67,7 @@ pub(super) async fn measure(bench: &mut Bench<'_>, keys: u32, seed: u64) -> Resu
         bench.restore(SCOPE, "restore", &id).await?;
         bench.delete(&id);
     }
-    live(bench, dir.path()).await?;
+    live(bench, dir.path(), keys).await?;
     bench.report.ratio(SCOPE, "capture", BGSAVE, Some(1.3));
     bench.report.ratio(SCOPE, REPLICATION, CLI, Some(1.1));
     bench.report.ratio(SCOPE, WHOLE_REPLICATION, CLI_AGAIN, None);
@@ -79,7 +80,11 @@ pub(super) async fn measure(bench: &mut Bench<'_>, keys: u32, seed: u64) -> Resu
 }
 
 /// With an agent that sees nothing of the server but its port.
-async fn live(bench: &mut Bench<'_>, dir: &Path) -> Result<()> {
+async fn live(bench: &mut Bench<'_>, dir: &Path, keys: u32) -> Result<()> {
+    // A restore leaves out what controllers make anew: all keys here are a module's, so that all of them come back.
+    let mut resp = quiet(bench).await?;
+    resp.call(&["FLUSHALL"]).await?;
+    many_valkey(&mut resp, keys).await?;
     bench.cluster.forget_valkey_service().await;
     bench.cluster.reconfigure_agent(|text| format!("{text}\nvalkey:\n  capture: replication\n")).await;
     for _ in 0..bench.repeat {

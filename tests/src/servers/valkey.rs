@@ -4,7 +4,6 @@
 //! pid file, not the handle of a child, says which process is ours.
 
 use std::{
-    ffi::OsString,
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -141,9 +140,11 @@ impl Valkey {
         format!("redis://:wrong@127.0.0.1:{}", self.port)
     }
 
-    /// The server's program.
-    pub fn program(&self) -> &Path {
-        &self.binary
+    /// The words that start it.
+    pub fn words(&self) -> Vec<String> {
+        let enter = self.disk.as_ref().map_or(&[][..], |disk| &disk.enter);
+        let own = [&self.binary, &self.config_file()].map(|path| path.display().to_string());
+        enter.iter().cloned().chain(own).collect()
     }
 
     /// The port on 127.0.0.1; it stays the same over restarts.
@@ -185,10 +186,9 @@ impl Valkey {
         if self.pid().is_some() {
             return;
         }
-        let enter = self.disk.as_ref().map_or(&[][..], |disk| &disk.enter);
-        let mut words = enter.iter().map(OsString::from).chain([self.binary.clone().into(), self.config_file().into()]);
-        let mut command = Command::new(words.next().expect("there is a program"));
-        command.args(words);
+        let words = self.words();
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         self.child =
             Some(process::spawn(&mut command, &self.dir.path().join("output")).expect("Valkey can be started"));
         let what = format!("Valkey on port {} to answer", self.port);

@@ -14,11 +14,10 @@ use super::{NOTHING, Rig, UUID, archive_of, contents, destroy, trees, verify};
 /// Tells the process that measures to do so.
 const MEASURED: &str = "PREXOR_TEST_FILES_CROWD";
 
-const FILES: u64 = 100_000;
+pub(super) const FILES: u64 = 100_000;
 
 /// A fifth of them in one directory, and a few with a second name.
-fn crowd(root: &Path) {
-    trees::plain(root, UUID);
+pub(super) fn crowd(root: &Path) {
     let mut dir = PathBuf::new();
     for n in 0..FILES {
         if n == 0 || (n >= FILES / 5 && n % 1000 == 0) {
@@ -47,6 +46,7 @@ async fn measured() {
         return;
     }
     let rig = Rig::new(&[]);
+    trees::plain(&rig.root(), UUID);
     crowd(&rig.root());
     let before = peak();
     let artifact = rig.capture().await;

@@ -14,10 +14,13 @@ use std::{
     },
 };
 
-use prexor_tests::cluster::Cluster;
+use prexor_tests::{
+    cluster::Cluster,
+    equality::{differences, files},
+};
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::{NOTHING, gnu::extents, trees, verify};
+use super::{NOTHING, crowd, gnu::extents, trees, verify};
 
 const GIB: u64 = 1 << 30;
 
@@ -154,4 +157,18 @@ async fn a_truncated_artifact_is_named_and_nothing_changes() {
     }
     fs::write(archive(&cluster, &id), &whole).unwrap();
     cluster.ctl(&["restore", &id, "--yes"]).ok();
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_files() {
+    let cluster = Cluster::start().await;
+    crowd::crowd(&cluster.root());
+    let before = files(&cluster.root(), &["logs"]).unwrap();
+    assert!(before.len() as u64 > crowd::FILES);
+    let id = backup(&cluster);
+    cluster.ctl(&["backup", "verify", &id]).ok();
+    fs::remove_dir_all(cluster.root().join("crowd/0")).unwrap();
+    fs::write(cluster.root().join("crowd/20000/20000-second"), "another").unwrap();
+    cluster.ctl(&["restore", &id, "--filesystem", "--yes"]).ok();
+    assert_eq!(differences("files", &before, &files(&cluster.root(), &["logs"]).unwrap()), NOTHING);
 }

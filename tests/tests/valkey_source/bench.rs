@@ -36,14 +36,14 @@ pub(crate) struct Service {
 impl Service {
     pub(crate) fn of(server: &Valkey) -> Arc<Self> {
         let text = |path: PathBuf| path.display().to_string();
-        let binary = text(server.program().to_owned());
         let hooks = HookCommands {
             state: vec![text(server.state_command())],
             stop: vec![text(server.stop_command())],
-            start: ["/bin/sh", "-c", "\"$0\" || exec \"$1\" \"$2\" --daemonize yes"]
+            start: ["/bin/sh", "-c", "\"$0\" || exec \"$@\" --daemonize yes"]
                 .map(str::to_owned)
                 .into_iter()
-                .chain([text(server.state_command()), binary, text(server.config_file())])
+                .chain([text(server.state_command())])
+                .chain(server.words())
                 .collect(),
         };
         let valkey = ServiceConfig { hooks: Some(hooks), ..ServiceConfig::default() };

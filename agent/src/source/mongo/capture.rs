@@ -48,7 +48,7 @@ const SIDE_BY_SIDE: usize = 3;
 /// Bytes of a collection that is read in no time.
 const SMALL: u64 = 1 << 20;
 /// How often a capture begins anew because what it reads was dropped, renamed or overwritten under it.
-const RESTARTS: u32 = 3;
+const RESTARTS: u32 = 5;
 
 /// How a capture is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -194,7 +194,7 @@ async fn attempt(
         let run = run(&server);
         before.insert(server.database().to_owned(), catalog.live.keys().cloned().collect::<BTreeSet<_>>());
         for (name, namespace) in catalog.live {
-            let size = server.size_of(&source_of(&name, namespace.kind)).await;
+            let size = server.estimate(&source_of(&name, namespace.kind)).await.bytes;
             let capped = capped.remove(&name);
             sized.push((size, run.clone(), name, namespace, capped));
         }
@@ -336,7 +336,7 @@ impl Run {
             return ranges::read(self, &source_of(name, namespace.kind), size, output).await;
         }
         let view = if self.view == View::Latest { View::Latest } else { View::Majority };
-        let mut scan = Scan::new(&self.server, &self.budget, name, view);
+        let mut scan = Scan::new(&self.server, &self.budget, name, view).of_size(size);
         while let Some(block) = scan.next().await? {
             output.add(block).await.map_err(Failure::Source)?;
         }

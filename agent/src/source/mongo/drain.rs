@@ -1,14 +1,20 @@
 //! Reads a whole collection as raw reply batches, in natural order, on to a blocking thread.
+//!
+//! Unlike a capture's scan it reads what nobody else writes to, and begins anew when it is interrupted.
 
 use futures::StreamExt as _;
 use mongodb::raw_batch_cursor::RawBatch;
 use prexor_format::bson::{DocBuilder, Elements, Walked, kind, walk};
 use tokio::{sync::mpsc, task::JoinError};
 
-use super::server::{CursorError, Server};
+use super::server::{CursorError, Estimate, Server};
 use crate::source::SourceError;
 
-/// Batches (of up to 16 MiB) that may wait for the blocking thread.
+/// Bytes of documents in a batch, about. The driver holds each some times over.
+const BATCH: u64 = 2 << 20;
+/// Documents in the first batch where nothing is known of their size: what servers take themselves.
+const FIRST_BATCH: i32 = 101;
+/// Batches that may wait for the blocking thread. A batch can have 16 MiB where documents differ much in size.
 const BATCHES_IN_FLIGHT: usize = 1;
 
 /// The blocking thread's end.
@@ -43,15 +49,18 @@ pub(super) async fn drain<T: Send + 'static>(
     collection: &str,
     consume: impl FnOnce(Batches) -> Result<T, SourceError> + Send + 'static,
 ) -> Result<T, CursorError> {
+    let Estimate { documents, bytes } = server.estimate(collection).await;
+    let batch = BATCH.saturating_mul(documents).checked_div(bytes).map(|n| i32::try_from(n.max(1)).unwrap_or(i32::MAX));
     let mut natural = DocBuilder::new();
     natural.int32("$natural", 1);
     let mut command = DocBuilder::new();
     command
         .string("find", collection)
         .document("hint", &natural.finish())
+        .int32("batchSize", batch.unwrap_or(FIRST_BATCH))
         // A slow receiver may hold us up for longer than the ten minutes after which idle cursors end.
         .boolean("noCursorTimeout", true);
-    let mut cursor = server.cursor(command.finish()).await?;
+    let mut cursor = server.cursor_by(command.finish(), batch).await?;
     let (tx, rx) = mpsc::channel(BATCHES_IN_FLIGHT);
     let consumer = tokio::task::spawn_blocking(move || consume(Batches { rx }));
     loop {

@@ -19,6 +19,7 @@ use crate::source::SourceError;
 
 mod reading;
 
+pub(super) use reading::Estimate;
 pub use reading::ReadFrom;
 
 /// How long a server may take to answer at all. Both ends are in one data centre, most often on one host.

@@ -1,38 +1,27 @@
-//! Keys of a running server, by the thousand: written down as an RDB file, taken away, put in out of one.
+//! Keys of a running server, by the thousand: taken away, and put in out of an RDB file.
 //!
 //! All of it is limited to the keys that a selection covers. Knows nothing of journals and laws.
 
-use std::{
-    borrow::Cow,
-    fs::File,
-    io::{BufWriter, Write},
-    path::Path,
-};
+use std::{borrow::Cow, fs::File, path::Path};
 
 use prexor_format::{
-    rdb::{self, Entry, Facts, Kind, Payload, Reader, Record, Writer, unpack_string},
+    rdb::{self, Entry, Kind, Reader, Record, unpack_string},
     selection::Selection,
 };
 
 use super::{
     SourceError,
     address::Address,
-    load::{At, Functions, Load, knows_no_command},
-    raw::{Raw, command},
+    load::{At, Functions, Load},
+    raw::Raw,
     wire::Reply,
 };
 use crate::sink::Progress;
 
 /// Keys that a server is asked for in one go.
 const AT_ONCE: &[u8] = b"1000";
-/// Values that a server is asked for in one go: it holds all of them until they are taken.
-const DUMPS_AT_ONCE: usize = 64;
-/// The RDB version in files that are written down from servers whose own is not known.
-const FILE_VERSION: u32 = 11;
 /// `proto-max-bulk-len` where the server does not say.
 pub(super) const BULK_MAX: u64 = 512 << 20;
-/// How often a server that does not tell absolute expiries is asked for one, until the answer is exact.
-const EXACT_TRIES: u32 = 100;
 /// The longest key that is moved: one is held whole.
 const KEY_MAX: u64 = 64 << 20;
 
@@ -55,138 +44,6 @@ impl<'a> Keys<'a> {
     /// Whether functions belong to what is moved.
     fn with_functions(&self) -> bool {
         self.selection.keys.is_empty()
-    }
-
-    /// Writes all covered keys, and the functions where everything is covered, to a new file, which is on the disk then.
-    /// `version` is that of the server's own files, where it is known.
-    pub(super) fn write_down(&mut self, path: &Path, version: Option<u32>) -> Result<(), SourceError> {
-        let failed = |e: std::io::Error| file_failed("writing", path, &e);
-        let file = File::create(path).map_err(failed)?;
-        let out = Writer::new(BufWriter::with_capacity(256 << 10, file), version.unwrap_or(FILE_VERSION), &[]);
-        let mut out = out.map_err(failed)?;
-        if self.with_functions() {
-            match self.raw.ask(&[b"FUNCTION", b"DUMP"]) {
-                // All libraries one behind the other, each behind its byte; the first byte is the writer's.
-                Ok(Reply::Bulk(dump)) if dump.len() > 10 => {
-                    out.library(&dump[1..dump.len() - 10]).map_err(failed)?;
-                }
-                Ok(_) => {}
-                Err(e) if knows_no_command(&e) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        let absolute = self.tells_absolute_expiries()?;
-        for db in self.databases()? {
-            let mut cursor = self.select(db)?;
-            while let Some((keys, next)) = self.scan(cursor)? {
-                cursor = next;
-                for keys in keys.chunks(DUMPS_AT_ONCE) {
-                    let (mut ask, mut expiries) = (Vec::new(), Vec::new());
-                    for key in keys {
-                        if absolute {
-                            command(&mut ask, &[b"PEXPIRETIME", key]);
-                        } else {
-                            expiries.push(self.expiry(key)?);
-                        }
-                        command(&mut ask, &[b"DUMP", key]);
-                    }
-                    self.raw.send(&ask)?;
-                    let mut expiries = expiries.into_iter();
-                    for key in keys {
-                        self.take_down(db, key, expiries.next(), &mut out).map_err(|e| match e {
-                            Down::Server(e) => e,
-                            Down::File(e) => failed(e),
-                        })?;
-                    }
-                }
-                self.progress.add(0, keys.len() as u64);
-            }
-        }
-        let file = out.finish().map_err(failed)?;
-        let file = file.into_inner().map_err(|e| failed(e.into_error()))?;
-        file.sync_all().map_err(failed)
-    }
-
-    /// Before Redis 7 they do not.
-    fn tells_absolute_expiries(&mut self) -> Result<bool, SourceError> {
-        match self.raw.ask(&[b"PEXPIRETIME", b"prexor-absent"]) {
-            Ok(_) => Ok(true),
-            Err(e) if knows_no_command(&e) => Ok(false),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// When a key expires, of a server that tells the time and what is left: exact where both are of one millisecond.
-    fn expiry(&mut self, key: &[u8]) -> Result<Option<i64>, SourceError> {
-        let mut ask = Vec::new();
-        for args in [&[&b"TIME"[..]][..], &[b"PTTL", key], &[b"TIME"]] {
-            command(&mut ask, args);
-        }
-        let mut tries = 0;
-        loop {
-            self.raw.send(&ask)?;
-            let (before, left, after) = (self.raw.reply()?, self.raw.reply()?, self.raw.reply()?);
-            let Reply::Int(left @ 0..) = self.raw.accepted(b"PTTL", left)? else { return Ok(None) };
-            tries += 1;
-            match (milliseconds(&before), milliseconds(&after)) {
-                (Some(before), Some(after)) if before == after || tries == EXACT_TRIES => {
-                    return Ok(Some(before + left));
-                }
-                (Some(_), Some(_)) => {}
-                _ => return Err(SourceError::Failed("the server answers TIME as none does".to_owned())),
-            }
-        }
-    }
-
-    /// `expires` where it was asked for before.
-    fn take_down<W: Write>(
-        &mut self,
-        db: u64,
-        key: &[u8],
-        expires: Option<Option<i64>>,
-        out: &mut Writer<W>,
-    ) -> Result<(), Down> {
-        let expires_at_ms = match expires {
-            Some(known) => known,
-            None => {
-                let answer = self.raw.reply()?;
-                match self.raw.accepted(b"PEXPIRETIME", answer)? {
-                    Reply::Int(ms @ 0..) => Some(ms),
-                    _ => None,
-                }
-            }
-        };
-        // Gone since the scan.
-        let Some(len) = self.raw.value_begins()? else { return Ok(()) };
-        let body = len.checked_sub(11).ok_or_else(|| bad_dump(key))?;
-        let mut code = 0;
-        self.raw.pieces(1, |byte| {
-            code = byte[0];
-            Ok(())
-        })?;
-        out.key(db, key, code, &Facts { expires_at_ms, ..Facts::default() }).map_err(Down::File)?;
-        let mut payload = None;
-        let mut broken = None;
-        self.raw.pieces(body, |piece| {
-            // The version comes behind the value and is not needed: the checksum is over it too, so it is redone below.
-            payload.get_or_insert_with(|| Payload::begin(code, 0)).add(piece);
-            if broken.is_none() {
-                broken = out.value(piece).err();
-            }
-            Ok(())
-        })?;
-        let mut footer = Vec::new();
-        self.raw.pieces(10, |piece| {
-            footer.extend_from_slice(piece);
-            Ok(())
-        })?;
-        self.raw.end_of_value()?;
-        if let Some(e) = broken {
-            return Err(Down::File(e));
-        }
-        let version = u16::from_le_bytes([footer[0], footer[1]]);
-        let sum = payload.unwrap_or_else(|| Payload::begin(code, 0)).end_with(version);
-        if sum[..] == footer[..] { Ok(()) } else { Err(bad_dump(key).into()) }
     }
 
     /// Takes all covered keys away.
@@ -289,35 +146,8 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// What TIME answers, in milliseconds since the epoch.
-fn milliseconds(reply: &Reply) -> Option<i64> {
-    let number = |r: &Reply| match r {
-        Reply::Bulk(text) => str::from_utf8(text).ok()?.parse::<i64>().ok(),
-        _ => None,
-    };
-    let Reply::Array(parts) = reply else { return None };
-    let [s, us] = parts.as_slice() else { return None };
-    Some(number(s)?.checked_mul(1000)?.checked_add(number(us)? / 1000)?)
-}
-
 /// Some keys, and the cursor where there are more.
 type Scanned = (Vec<Vec<u8>>, Option<Vec<u8>>);
-
-/// Writing a key down failed on one side or the other.
-enum Down {
-    Server(SourceError),
-    File(std::io::Error),
-}
-
-impl From<SourceError> for Down {
-    fn from(e: SourceError) -> Self {
-        Self::Server(e)
-    }
-}
-
-fn bad_dump(key: &[u8]) -> SourceError {
-    SourceError::Failed(format!("the server dumps {} in a way that cannot be read", key.escape_ascii()))
-}
 
 /// A key, of which an entry has only the beginning where it is very long.
 pub(super) fn whole_key<'e>(entry: &Entry<'e>, file: &File, path: &Path) -> Result<Cow<'e, [u8]>, SourceError> {

@@ -6,23 +6,31 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use prexor_format::{
     laws::valkey::{Correction, Options, State, corrections, lost, removes, words},
-    rdb::{Kind, Payload, Reader, Summary, adds},
+    rdb::{Kind, Payload, RdbError, Reader, Summary, adds},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    SourceError, blocking,
+    SourceError,
+    address::Address,
+    blocking,
+    capture::{Tee, sum_up},
+    client::Info,
     keys::{BULK_MAX, Keys, file_failed, whole_key},
     laws::{self, Live},
     prepare,
     restore::{CORRECTIONS, LIVE, Restore, differences},
+    scan::{self, Scan, Wanted},
     versions,
 };
+use crate::restore_unit::RestoreUnit;
 
 /// Note: what the staged file says to the restore laws; with it everything is prepared.
 const BACKUP: &str = "valkey-backup";
@@ -53,17 +61,12 @@ impl Restore {
         let longest = longest.unwrap_or(BULK_MAX);
         let unit = self.unit.clone();
         let (state, needed) = blocking(move || {
-            prepare::verify(&unit)?;
             let staged = unit.staged(prepare::described(&unit)?.0);
-            let failed = |e: &dyn std::fmt::Display| {
-                SourceError::Invalid(format!("the staged {} cannot be read: {e}", staged.display()))
-            };
-            let open = || File::open(&staged).map_err(|e| failed(&e));
-            let (mut reader, file) = (Reader::new(open()?).map_err(|e| failed(&e))?, open()?);
+            let file = File::open(&staged).map_err(|e| file_failed("reading", &staged, &e))?;
             let (mut state, mut needed) = (State::default(), 0);
-            while let Some(entry) = reader.next_entry().map_err(|e| failed(&e))? {
-                if !unit.selection.covers_key(&whole_key(&entry, &file, &staged)?) {
-                    continue;
+            prepare::verify(&unit, |entry| {
+                if !unit.selection.covers_key(&whole_key(entry, &file, &staged)?) {
+                    return Ok(());
                 }
                 if entry.kind == Kind::Module {
                     return Err(SourceError::Invalid(format!(
@@ -72,7 +75,8 @@ impl Restore {
                         entry.key.escape_ascii()
                     )));
                 }
-                if Payload::len(entry.serialised_len) > longest && entry.code != 0 && adds(entry.code, entry.kind).is_none() {
+                let apart = entry.code == 0 || adds(entry.code, entry.kind).is_some();
+                if Payload::len(entry.serialised_len) > longest && !apart {
                     return Err(SourceError::Invalid(format!(
                         "{} has {} bytes, the server takes {longest} at once (proto-max-bulk-len), and a value of this type cannot \
                          be put in by parts: raise that for the restore, leave it out with --keys, or restore by exchanging the \
@@ -83,7 +87,8 @@ impl Restore {
                 }
                 state.add(entry.db, entry.key, entry.string().as_deref(), entry.expires_at_ms);
                 needed = needed.max(Payload::version_needed(entry.code));
-            }
+                Ok(())
+            })?;
             Ok((state, needed))
         })
         .await?;
@@ -163,53 +168,61 @@ impl Restore {
         }
     }
 
-    /// Writes the server's keys down once more and compares that file with the staged one, after the corrections.
+    /// Reads the server's keys once more and compares them with those of the staged file, after the corrections.
     pub(super) async fn check_live(self) -> Result<Vec<String>, SourceError> {
         let connection = self.source.connect().await?;
+        let info = connection.info().await?;
         let corrections = self.note::<Vec<Correction>>(CORRECTIONS)?.unwrap_or_default();
-        let found = self.unit.dir().join("found.rdb");
-        self.write_down(found.clone()).await?;
         // All that expires before this may be gone or not, on both sides.
         let now = now_ms();
         let mut told = laws::differences(&connection, &corrections, now).await?;
-        let unit = self.unit.clone();
+        let (unit, address) = (self.unit.clone(), self.source.address()?);
         let compared = blocking(move || {
-            let read = |path: &PathBuf, summary: Summary| {
-                let failed = |e: &dyn std::fmt::Display| {
-                    SourceError::Failed(format!("{} cannot be compared: {e}", path.display()))
-                };
-                let mut summary = summary.alive(now);
-                let open = || File::open(path).map_err(|e| failed(&e));
-                let (mut reader, file) = (Reader::new(open()?).map_err(|e| failed(&e))?, open()?);
-                while let Some(entry) = reader.next_entry().map_err(|e| failed(&e))? {
-                    if unit.selection.covers_key(&whole_key(&entry, &file, path)?) {
-                        summary.add(&entry);
-                    }
-                }
-                Ok::<_, SourceError>(summary.finish(&reader))
-            };
+            unit.progress.set_subject("the keys as they are");
+            let single: Vec<_> = corrections.iter().filter(|c| c.place().is_some()).cloned().collect();
+            let live = as_they_are(&address, &info, &unit)?;
+            let found = sum_up(live, Summary::alive_at(now).without(&single), &unit.progress).map_err(of_the_server)?;
             let staged = unit.staged(prepare::described(&unit)?.0);
-            let expected = read(&staged, Summary::new().without(&corrections))?;
-            let single: Vec<_> = corrections.into_iter().filter(|c| c.place().is_some()).collect();
-            let mut is = read(&found, Summary::new().without(&single))?;
-            if !unit.selection.keys.is_empty() {
-                is.functions = expected.functions; // they are not part of it
+            let failed = |e: &dyn std::fmt::Display| {
+                SourceError::Failed(format!("{} cannot be compared: {e}", staged.display()))
+            };
+            let open = || File::open(&staged).map_err(|e| failed(&e));
+            let (mut reader, file) = (Reader::new(open()?).map_err(|e| failed(&e))?, open()?);
+            let mut expected = Summary::alive_at(now).without(&corrections);
+            while let Some(entry) = reader.next_entry().map_err(|e| failed(&e))? {
+                if unit.selection.covers_key(&whole_key(&entry, &file, &staged)?) {
+                    expected.add(&entry);
+                }
             }
-            fs::remove_file(&found).map_err(|e| file_failed("removing", &found, &e))?;
-            Ok(differences(&expected, &is))
+            let mut expected = expected.finish(&reader);
+            if !unit.selection.keys.is_empty() {
+                expected.functions = found.functions; // they are not part of it
+            }
+            Ok(differences(&expected, &found))
         });
         told.extend(compared.await?);
         Ok(told)
     }
 
-    /// Writes the covered keys down, with the version that the server itself writes.
+    /// Writes the covered keys down, in a file that is on the disk then.
     async fn write_down(&self, to: PathBuf) -> Result<(), SourceError> {
         let info = self.source.connect().await?.info().await?;
-        let version = versions::highest(info.server_name(), info.server_version());
         let (unit, address) = (self.unit.clone(), self.source.address()?);
         blocking(move || {
-            unit.progress.set_subject("the keys as they are");
-            Keys::connect(&address, &unit.selection, &unit.progress)?.write_down(&to, version)
+            unit.progress.set_subject("the keys that make room, written down");
+            let failed = |e: std::io::Error| file_failed("writing", &to, &e);
+            let mut file = File::create(&to).map_err(failed)?;
+            let mut out = Kept { file: &mut file, failed: None };
+            let live = as_they_are(&address, &info, &unit)?;
+            let never = CancellationToken::new();
+            // Read on its way: what is kept is known to be sound.
+            let tee = Tee { from: live, out: &mut out, progress: &unit.progress, cancel: &never };
+            let read = sum_up(tee, Summary::new(), &unit.progress);
+            if let Some(e) = out.failed {
+                return Err(failed(e));
+            }
+            read.map_err(of_the_server)?;
+            file.sync_all().map_err(failed)
         })
         .await
     }
@@ -222,4 +235,41 @@ impl Restore {
 
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as i64)
+}
+
+/// The covered keys of a server at rest, as an RDB file to be read.
+fn as_they_are(address: &Address, info: &Info, unit: &RestoreUnit) -> Result<Scan, SourceError> {
+    let wanted = Wanted { selection: unit.selection.clone(), at_rest: true };
+    match scan::open(address, info, wanted, &CancellationToken::new())? {
+        Ok((scan, _)) => Ok(scan),
+        Err(said) => Err(address.refusal("SCAN, DUMP or FUNCTION DUMP", &said)),
+    }
+}
+
+/// What reading from a server failed with.
+fn of_the_server(e: RdbError) -> SourceError {
+    match e {
+        RdbError::Io { source, .. } => {
+            source.downcast().unwrap_or_else(|e| SourceError::Failed(format!("Valkey's keys cannot be read: {e}")))
+        }
+        e => SourceError::Failed(format!("Valkey's keys cannot be read: {e}")),
+    }
+}
+
+/// A file that keeps its own error apart from those of what is read meanwhile.
+struct Kept<'a> {
+    file: &'a mut File,
+    failed: Option<std::io::Error>,
+}
+
+impl Write for Kept<'_> {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.file.write(buf).inspect_err(|e| {
+            self.failed = Some(e.raw_os_error().map_or_else(|| e.kind().into(), std::io::Error::from_raw_os_error));
+        })
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
 }

@@ -85,6 +85,8 @@ impl<'a> Load<'a> {
             )),
             e => SourceError::Failed(format!("{} cannot be read: {e}", path.display())),
         };
+        // A verb that was cut off may have left a part of it.
+        self.command(&[b"UNLINK", key])?;
         let (mut part, mut failed) = (Vec::new(), Ok(()));
         if entry.code == 0 {
             let most = (self.bulk_max / 4).min(PART) as usize;

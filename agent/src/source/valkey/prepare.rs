@@ -10,13 +10,13 @@ use std::{
 use prexor_format::{
     digest::Hasher,
     manifest::{Contents, StoredFile, ValkeyContents},
-    rdb::Summary,
+    rdb::{Entry, Summary},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     SourceError,
-    capture::{Tee, sum_up},
+    capture::{Tee, sum_up_each},
     place::{Place, sync},
     site::{Aof, Site},
     versions,
@@ -87,17 +87,33 @@ pub(super) fn lay_beside(site: &Site, unit: &RestoreUnit) -> Result<(), SourceEr
 /// Copies the staged file to `to`, while comparing its bytes and its contents with the manifest.
 fn verified_copy(unit: &RestoreUnit, to: &Path, place: &Place<'_>) -> Result<(), SourceError> {
     let failed = |e: io::Error| place.failed("writing", to, &e);
-    let file = verified(unit, File::create_new(to).map_err(failed)?, &failed)?;
+    let file = verified(unit, File::create_new(to).map_err(failed)?, &failed, |_| {})?;
     file.sync_all().map_err(failed)
 }
 
-/// Compares the staged file's bytes and its contents with the manifest.
-pub(super) fn verify(unit: &RestoreUnit) -> Result<(), SourceError> {
-    verified(unit, io::sink(), &|e| SourceError::Failed(e.to_string())).map(drop)
+/// Compares the staged file's bytes and its contents with the manifest, and shows each key; what `each` refuses counts when
+/// the file is sound.
+pub(super) fn verify(
+    unit: &RestoreUnit,
+    mut each: impl FnMut(&Entry<'_>) -> Result<(), SourceError>,
+) -> Result<(), SourceError> {
+    let mut outcome = Ok(());
+    let shown = |entry: &Entry<'_>| {
+        if outcome.is_ok() {
+            outcome = each(entry);
+        }
+    };
+    verified(unit, io::sink(), &|e| SourceError::Failed(e.to_string()), shown)?;
+    outcome
 }
 
 /// Passes the staged file on to `out` while comparing it.
-fn verified<W: Write>(unit: &RestoreUnit, out: W, failed: &dyn Fn(io::Error) -> SourceError) -> Result<W, SourceError> {
+fn verified<W: Write>(
+    unit: &RestoreUnit,
+    out: W,
+    failed: &dyn Fn(io::Error) -> SourceError,
+    each: impl FnMut(&Entry<'_>),
+) -> Result<W, SourceError> {
     let (stored, contents) = described(unit)?;
     let staged = unit.staged(stored);
     let file = File::open(&staged)
@@ -107,7 +123,7 @@ fn verified<W: Write>(unit: &RestoreUnit, out: W, failed: &dyn Fn(io::Error) -> 
     let mut hashing = Hashing { file: out, hasher: Hasher::default(), size: 0, failed: None };
     let never = CancellationToken::new();
     let tee = Tee { from: file, out: &mut hashing, progress: &unit.progress, cancel: &never };
-    let summary = sum_up(tee, Summary::new(), &unit.progress);
+    let summary = sum_up_each(tee, Summary::new(), &unit.progress, each);
     if let Some(e) = hashing.failed.take() {
         return Err(failed(e));
     }

@@ -1,16 +1,12 @@
-//! What moving keys by the thousand needs beyond `wire`: refusals as errors, values that are passed on in pieces, commands
-//! that are put together in parts.
+//! What putting keys in by the thousand needs beyond `wire`: refusals as errors, commands that are put together in parts.
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
     SourceError,
     address::Address,
-    wire::{Head, Reply, Wire, encode},
+    wire::{Reply, Wire, encode},
 };
-
-/// The most of a value that is passed on at once.
-const PIECE: u64 = 64 << 10;
 
 /// See the module's text.
 pub(super) struct Raw(Wire);
@@ -48,36 +44,6 @@ impl Raw {
     /// The next reply, whole.
     pub(super) fn reply(&mut self) -> Result<Reply, SourceError> {
         self.0.reply()
-    }
-
-    /// The length of the value that comes next; `None` where there is none.
-    pub(super) fn value_begins(&mut self) -> Result<Option<u64>, SourceError> {
-        match self.0.head()? {
-            Head::Bulk(len) => self.0.length(&len).map(Some),
-            Head::Error(said) => Err(self.0.address().refusal("DUMP", &said)),
-            _ => Ok(None),
-        }
-    }
-
-    /// Takes the next bytes of a value that [`Raw::value_begins`] announced.
-    pub(super) fn pieces(
-        &mut self,
-        mut len: u64,
-        mut take: impl FnMut(&[u8]) -> Result<(), SourceError>,
-    ) -> Result<(), SourceError> {
-        while len > 0 {
-            let held = self.0.some(len.min(PIECE) as usize)?;
-            take(held)?;
-            let n = held.len();
-            self.0.consume(n);
-            len -= n as u64;
-        }
-        Ok(())
-    }
-
-    /// Takes what follows a value.
-    pub(super) fn end_of_value(&mut self) -> Result<(), SourceError> {
-        self.0.line_end()
     }
 }
 

@@ -12,7 +12,10 @@ use std::{
     io::{self, Read},
 };
 
-use prexor_format::rdb::{Facts, Payload, Writer};
+use prexor_format::{
+    rdb::{Facts, Payload, Writer},
+    selection::Selection,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -27,7 +30,7 @@ use super::{
 const KEYS_AT_ONCE: u64 = 2 << 20;
 
 /// Keys asked for with one SCAN.
-const PAGE: &str = "256";
+const PAGE: &str = "1024";
 
 /// Bytes of answers that the server should have to hold for us, by the size of the keys before.
 const OUTSTANDING: u64 = 4 << 20;
@@ -38,6 +41,18 @@ const MADE: usize = 64 << 10;
 /// Keys that are asked for before the first answer is read.
 const WINDOW: usize = 256;
 
+/// How many answers one after the other may tell an expiry that is not exact.
+const INEXACT_MAX: u32 = 100;
+
+/// What is asked of the server.
+#[derive(Default)]
+pub(super) struct Wanted {
+    /// Which keys; functions only where it is all of them.
+    pub(super) selection: Selection,
+    /// Nobody else writes: value and expiry are of one moment whenever they are asked for. Nothing may be missing.
+    pub(super) at_rest: bool,
+}
+
 /// The file as it comes into being, to be read to its end.
 pub(super) struct Scan {
     wire: Wire,
@@ -47,8 +62,11 @@ pub(super) struct Scan {
     /// What the writer has made, and of that, what was read.
     made: Vec<u8>,
     taken: usize,
+    selection: Selection,
     atomic: bool,
     absolute: bool,
+    /// Expiries one after the other that were not exact.
+    inexact: u32,
     /// Databases that are still to be walked, and those that were.
     databases: VecDeque<u64>,
     walked: BTreeSet<u64>,
@@ -105,6 +123,7 @@ impl Walk {
 pub(super) fn open(
     address: &Address,
     info: &Info,
+    Wanted { selection, at_rest }: Wanted,
     cancel: &CancellationToken,
 ) -> Result<Result<(Scan, Vec<String>), String>, SourceError> {
     let mut wire = Wire::connect(address, cancel)?;
@@ -118,26 +137,32 @@ pub(super) fn open(
         }
     }
     let absolute = !matches!(wire.ask(&[b"PEXPIRETIME", absent.as_bytes()])?, Reply::Error(_));
-    wire.send(&[&[b"MULTI"], &[b"EXEC"]])?;
-    let atomic = !matches!((wire.reply()?, wire.reply()?), (Reply::Error(_), _) | (_, Reply::Error(_)));
+    let refused = |reply: Reply| matches!(reply, Reply::Error(_));
+    let mut atomic = !at_rest;
+    if atomic {
+        wire.send(&[&[b"MULTI"], &[b"EXEC"]])?;
+        let answers = [wire.reply()?, wire.reply()?];
+        atomic = !answers.into_iter().any(refused);
+    }
     let mut warnings =
         vec!["captured key by key while writes went on: the keys do not show one point in time".to_owned()];
     if !atomic {
         warnings.push("MULTI is refused: a key's expiry may be of another moment than its value".to_owned());
-    }
-    if !absolute {
-        warnings.push("the server tells no absolute expiries: they may be off by milliseconds".to_owned());
     }
     let (functions, version) = match wire.ask(&[b"FUNCTION", b"DUMP"])? {
         // No function: a version and a checksum. It is each value's turn to be checked against the version.
         Reply::Bulk(dump) if dump.len() == FOOTER => (Vec::new(), Some(u16::from_le_bytes([dump[0], dump[1]]))),
         Reply::Bulk(dump) => {
             let parsed = Payload::parse(&dump).map_err(|e| damaged(address, "the functions", &e))?;
-            (parsed.serialised.to_vec(), Some(parsed.version))
+            let all = if selection.keys.is_empty() { parsed.serialised } else { &[] };
+            (all.to_vec(), Some(parsed.version))
         }
         refused => {
             // Redis 6 has none, and no PEXPIRETIME either.
             if let (Reply::Error(said), true) = (refused, absolute) {
+                if at_rest && selection.keys.is_empty() {
+                    return Ok(Err(said));
+                }
                 warnings.push(format!("functions are not in this backup, because FUNCTION DUMP is refused ({said})"));
             }
             (Vec::new(), versions::highest(info.server_name(), info.server_version()).and_then(|v| v.try_into().ok()))
@@ -161,8 +186,10 @@ pub(super) fn open(
         version,
         made: Vec::new(),
         taken: 0,
+        selection,
         atomic,
         absolute,
+        inexact: 0,
         databases,
         walked: BTreeSet::new(),
         db: 0,
@@ -271,7 +298,11 @@ impl Scan {
 
     fn page(&mut self) -> Result<(), SourceError> {
         let Some(walk) = &mut self.walk else { return Ok(()) };
-        let reply = self.wire.ask(&[b"SCAN", &walk.cursor, b"COUNT", PAGE.as_bytes()])?;
+        let mut ask: Vec<&[u8]> = vec![b"SCAN", &walk.cursor, b"COUNT", PAGE.as_bytes()];
+        if let [pattern] = &self.selection.keys[..] {
+            ask.extend([&b"MATCH"[..], pattern.as_bytes()]);
+        }
+        let reply = self.wire.ask(&ask)?;
         let Reply::Array(parts) = reply else { return self.expect(reply, "SCAN") };
         let Ok([Reply::Bulk(cursor), Reply::Array(keys)]) = <[Reply; 2]>::try_from(parts) else {
             return Err(self.odd("SCAN"));
@@ -280,7 +311,7 @@ impl Scan {
         walk.cursor = cursor;
         for key in keys {
             let Reply::Bulk(key) = key else { return Err(self.odd("SCAN")) };
-            if walk.takes(&key) {
+            if self.selection.covers_key(&key) && walk.takes(&key) {
                 walk.found.push_back(key);
             }
         }
@@ -303,8 +334,9 @@ impl Scan {
             if self.absolute {
                 encode(&[b"PEXPIRETIME", &key], &mut bytes);
             } else {
-                encode(&[b"TIME"], &mut bytes);
-                encode(&[b"PTTL", &key], &mut bytes);
+                for command in [&[&b"TIME"[..]][..], &[b"PTTL", &key], &[b"TIME"]] {
+                    encode(command, &mut bytes);
+                }
             }
             encode(&[b"DUMP", &key], &mut bytes);
             if self.atomic {
@@ -324,7 +356,7 @@ impl Scan {
             other => other,
         };
         if self.atomic {
-            for _ in 0..if self.absolute { 3 } else { 4 } {
+            for _ in 0..if self.absolute { 3 } else { 5 } {
                 let queued = self.wire.reply()?;
                 self.expect(queued, "DUMP").map_err(of_key)?;
             }
@@ -341,6 +373,8 @@ impl Scan {
             Reply::Int(ms) => Some(ms).filter(|ms| *ms >= 0).map(|ms| ms.saturating_add(now)),
             other => return self.expect(other, "PEXPIRETIME").map_err(of_key),
         };
+        // What is left and the time make an exact expiry when they are of one millisecond.
+        let exact = self.absolute || self.time()? == now || expires.is_none();
         let len = match self.wire.head()? {
             Head::Bulk(len) => self.wire.length(&len)?,
             Head::Nil => return Ok(()), // gone meanwhile
@@ -351,6 +385,14 @@ impl Scan {
         };
         let address = self.wire.address().clone();
         let bad = |what: &dyn std::fmt::Display| damaged(&address, &format!("key {}", shown(&key)), what);
+        self.inexact = if exact { 0 } else { self.inexact + 1 };
+        if !exact && self.inexact <= INEXACT_MAX {
+            self.wire.skip(len)?;
+            self.wire.line_end()?;
+            let found = self.walk.as_mut().map(|walk| &mut walk.found);
+            found.into_iter().for_each(|found| found.push_back(key.clone()));
+            return Ok(());
+        }
         let left = len.checked_sub(1 + FOOTER as u64).ok_or_else(|| bad(&"it is too short"))?;
         let kind = self.wire.some(1)?[0];
         self.wire.consume(1);

@@ -289,6 +289,16 @@ impl Wire {
         self.start += n;
     }
 
+    /// Takes bytes that nobody wants.
+    pub(super) fn skip(&mut self, mut len: u64) -> Result<(), SourceError> {
+        while len > 0 {
+            let n = self.some(usize::try_from(len).unwrap_or(usize::MAX))?.len();
+            self.consume(n);
+            len -= n as u64;
+        }
+        Ok(())
+    }
+
     fn wait(&self, begun: Instant) -> Result<(), SourceError> {
         if self.cancel.is_cancelled() {
             return Err(SourceError::Cancelled);

@@ -20,9 +20,9 @@ use super::{
     },
     Failure,
     oplog::{self, Change, Entry},
-    output::{Output, split},
+    output::Output,
     ranges::id_of,
-    scan::{BLOCK, Block, Budget, Scan, View},
+    scan::{BLOCK, Block, Budget, Scan, View, malformed, split},
 };
 use crate::source::SourceError;
 
@@ -78,7 +78,10 @@ pub(super) async fn open(
     for (name, _) in catalog.live.iter().filter(|(_, n)| n.is_capped()) {
         let mut scan = Scan::new(server, budget, name, View::Majority);
         // They are few and wait for the others, so they do not count.
-        let first = scan.next().await?.map(|block| block.documents).unwrap_or_default();
+        let mut first = Vec::new();
+        if let Some(block) = scan.next().await? {
+            block.join(&mut first).map_err(Failure::Source)?;
+        }
         opened.insert(name.clone(), Opened { scan, first });
     }
     Ok(opened)
@@ -190,9 +193,12 @@ impl Capped {
                 let Some(block) = scan.next().await? else {
                     return Err(Failure::Again(format!("the end of {name} was not found where it should be")));
                 };
-                let cut = stop.cut(block.documents).map_err(Failure::Source)?;
+                let mut documents = Vec::new();
+                block.join(&mut documents).map_err(Failure::Source)?;
+                let cut = stop.cut(documents).map_err(Failure::Source)?;
                 remember(&mut ids, &cut.documents);
-                output.add(Block { documents: cut.documents, permit: block.permit }).await.map_err(Failure::Source)?;
+                let block = Block::joined(cut.documents, block.into_permit());
+                output.add(block).await.map_err(Failure::Source)?;
                 if cut.ended {
                     break;
                 }
@@ -236,11 +242,11 @@ async fn add(output: &Output, budget: &Budget, documents: Vec<u8>) -> Result<(),
     let mut block: Vec<u8> = Vec::new();
     let mut all = split(&documents).peekable();
     while let Some(document) = all.next() {
-        let document = document.map_err(|e| Failure::Source(SourceError::Failed(e.to_string())))?;
+        let document = document.map_err(|e| Failure::Source(malformed(&e)))?;
         block.extend_from_slice(document);
         if block.len() >= BLOCK || all.peek().is_none() {
             let permit = budget.acquire(block.len()).await;
-            let block = Block { documents: std::mem::take(&mut block), permit };
+            let block = Block::joined(std::mem::take(&mut block), permit);
             output.add(block).await.map_err(Failure::Source)?;
         }
     }
@@ -263,8 +269,7 @@ impl Stop {
     fn find(&self, documents: &[u8]) -> Result<Option<usize>, SourceError> {
         let mut length = 0;
         for document in split(documents) {
-            let document =
-                document.map_err(|e| SourceError::Failed(format!("MongoDB sent what cannot be read: {e}")))?;
+            let document = document.map_err(|e| malformed(&e))?;
             let id = id_of(document);
             match self {
                 Self::Behind(last) if id.as_ref() == Some(last) => return Ok(Some(length + document.len())),

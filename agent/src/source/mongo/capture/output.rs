@@ -1,10 +1,9 @@
-//! One data file in the making: blocks are checked, hashed and compressed on all cores, and written in the order in
-//! which they came.
+//! One data file in the making: blocks are hashed and compressed on all cores, and written in the order in which they
+//! came.
 
 use std::io::{self, Write as _};
 
 use prexor_format::{
-    bson::{BsonError, walk},
     digest::{ContentDigest, ContentHasher, Order},
     gzip::{self, GzipWriter, Level, Packer},
 };
@@ -16,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     super::drain::panicked,
-    scan::{BLOCK, Block, Permit},
+    scan::{BLOCK, Block, Permit, malformed},
 };
 use crate::{sink::ArtifactSink, source::SourceError};
 
@@ -89,17 +88,22 @@ impl Output {
     }
 }
 
+/// Documents are checked by their lengths and ends alone: a backup holds what the server has, and `verify` walks through
+/// it.
 fn pack(packer: &mut Packer, block: Block, order: Order, level: Level) -> Result<Piece, SourceError> {
-    let Block { documents: mut plain, permit } = block;
     let mut hasher = (order == Order::Multiset).then(|| ContentHasher::new(order));
+    let mut plain = packer.take_room();
     let mut documents = 0;
-    for document in split(&plain) {
-        let document = document.and_then(|d| walk(d).map(|_| d));
-        let document = document.map_err(|e| SourceError::Failed(format!("MongoDB sent what cannot be read: {e}")))?;
+    for document in block.iter()? {
+        let document = document?;
+        if document.last() != Some(&0) {
+            return Err(malformed(&"a document without its end"));
+        }
         documents += 1;
         if let Some(hasher) = &mut hasher {
             hasher.add(document);
         }
+        plain.extend_from_slice(document);
     }
     let bytes = plain.len() as u64;
     let mut packed = Vec::new();
@@ -108,26 +112,9 @@ fn pack(packer: &mut Packer, block: Block, order: Order, level: Level) -> Result
     for member in plain.chunks(plain.len().div_ceil(members).max(1)) {
         packer.member(level, member, &mut packed).map_err(|e| SourceError::Failed(e.to_string()))?;
     }
-    if hasher.is_some() {
-        plain = Vec::new();
-    }
-    packed.shrink_to_fit();
-    Ok(Piece { plain, packed, documents, bytes, hasher, _permit: permit })
-}
-
-/// The documents that lie one after the other in a block.
-pub(super) fn split(mut block: &[u8]) -> impl Iterator<Item = Result<&[u8], BsonError>> {
-    std::iter::from_fn(move || {
-        let length = i32::from_le_bytes(block.get(..4)?.try_into().ok()?);
-        let length = usize::try_from(length).ok().filter(|l| (5..=block.len()).contains(l));
-        let Some(length) = length else {
-            block = &[];
-            return Some(Err(BsonError { offset: 0, what: "a wrong document length" }));
-        };
-        let (document, rest) = block.split_at(length);
-        block = rest;
-        Some(Ok(document))
-    })
+    let in_order = if hasher.is_none() { plain.clone() } else { Vec::new() };
+    packer.give_back(plain);
+    Ok(Piece { plain: in_order, packed, documents, bytes, hasher, _permit: block.into_permit() })
 }
 
 /// Blocking. A file that is not finished is never stored, so giving up needs no cleaning.

@@ -8,8 +8,8 @@ use prexor_format::bson::{DocBuilder, Elements};
 use super::{
     super::{catalog::all_of, server::CursorError},
     Failure, Run,
-    output::{Output, split},
-    scan::{Scan, View},
+    output::Output,
+    scan::{Block, Scan, View},
 };
 use crate::source::SourceError;
 
@@ -40,7 +40,7 @@ pub(super) async fn read(run: &Run, source: &str, size: u64, output: &Output) ->
         },
         _ => Vec::new(),
     };
-    let scan = || Scan::new(&run.server, &run.budget, source, run.view);
+    let scan = || Scan::new(&run.server, &run.budget, source, run.view).of_size(size);
     let starts = ends.iter().map(|end| {
         let mut token = DocBuilder::new();
         token.int64("$recordId", end.record);
@@ -55,11 +55,10 @@ async fn range(mut scan: Scan, end: Option<&End>, source: &str, output: &Output)
     while let Some(mut block) = scan.next().await? {
         let last = end.filter(|end| scan.ended() || scan.record().is_none_or(|r| r >= end.record));
         if let Some(end) = last {
-            let length = up_to(&block.documents, &end.id).map_err(Failure::Source)?;
-            let Some(length) = length else {
+            let Some(count) = up_to(&block, &end.id).map_err(Failure::Source)? else {
                 return Err(Failure::Again(format!("a document of {source} was not found where it should be")));
             };
-            block.documents.truncate(length);
+            block.keep(count);
         }
         output.add(block).await.map_err(Failure::Source)?;
         if last.is_some() {
@@ -69,14 +68,11 @@ async fn range(mut scan: Scan, end: Option<&End>, source: &str, output: &Output)
     Ok(())
 }
 
-/// The bytes up to the end of the document with this `_id`.
-fn up_to(documents: &[u8], id: &(u8, Vec<u8>)) -> Result<Option<usize>, SourceError> {
-    let mut length = 0;
-    for document in split(documents) {
-        let document = document.map_err(|e| SourceError::Failed(format!("MongoDB sent what cannot be read: {e}")))?;
-        length += document.len();
-        if id_of(document).as_ref() == Some(id) {
-            return Ok(Some(length));
+/// How many documents there are up to the one with this `_id`, it among them.
+fn up_to(block: &Block, id: &(u8, Vec<u8>)) -> Result<Option<usize>, SourceError> {
+    for (n, document) in block.iter()?.enumerate() {
+        if id_of(document?).as_ref() == Some(id) {
+            return Ok(Some(n + 1));
         }
     }
     Ok(None)
@@ -130,19 +126,25 @@ async fn ends(run: &Run, source: &str, time: u64) -> Result<Vec<End>, CursorErro
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::scan::Budget, *};
 
-    #[test]
-    fn a_block_is_cut_behind_a_document() {
+    #[tokio::test]
+    async fn a_block_is_cut_behind_a_document() {
         let document = |id: i32| {
             let mut b = DocBuilder::new();
             b.int32("_id", id).string("s", "x");
             b.finish()
         };
-        let block: Vec<u8> = [1, 2, 3].map(document).concat();
+        let bytes: Vec<u8> = [1, 2, 3].map(document).concat();
+        let permit = Budget::new().acquire(1).await;
+        let mut block = Block::joined(bytes[..bytes.len() - 1].to_vec(), permit);
         let id = |n| id_of(&document(n)).unwrap();
-        assert_eq!(up_to(&block, &id(2)).unwrap(), Some(2 * document(1).len()));
-        assert_eq!(up_to(&block, &id(4)).unwrap(), None);
-        assert!(up_to(&block[..block.len() - 1], &id(4)).is_err());
+        assert_eq!(up_to(&block, &id(2)).unwrap(), Some(2));
+        assert!(up_to(&block, &id(4)).is_err(), "the last is cut short");
+        block.keep(2);
+        let mut kept = Vec::new();
+        block.join(&mut kept).unwrap();
+        assert_eq!(kept, bytes[..2 * document(1).len()]);
+        assert_eq!(up_to(&block, &id(3)).unwrap(), None);
     }
 }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
-use prexor_format::bson::{DocBuilder, Elements};
+use prexor_format::bson::{BsonError, DocBuilder, Elements};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
@@ -20,12 +20,14 @@ use super::{
 };
 use crate::source::SourceError;
 
-/// Bytes of documents in a block, about: a gzip member of this size costs no ratio.
-pub(super) const BLOCK: usize = 4 << 20;
+/// Bytes of documents in a block, about: a gzip member of this size costs next to no ratio, and blocks that small are
+/// made of memory that was just used.
+pub(super) const BLOCK: usize = 1 << 20;
 /// What a reply can hold at most: a document of 16 MiB and the little around it.
 const LARGEST_REPLY: usize = 17 << 20;
-/// Bytes of documents that may be under way at once. Compressing takes as much again.
-const IN_FLIGHT: usize = 2 * LARGEST_REPLY;
+/// Bytes of documents that may be under way at once: enough that no core waits. The driver and the compressors hold each
+/// some times over. A reply that is larger is under way alone.
+const IN_FLIGHT: usize = 8 * BLOCK;
 /// Documents that are asked for while nothing is known of their size.
 const FIRST_BATCH: i32 = 100;
 /// How often one batch is asked for again before the capture fails.
@@ -42,7 +44,7 @@ impl Budget {
 
     /// Waits for room for so many bytes.
     pub(super) async fn acquire(&self, bytes: usize) -> Permit {
-        let bytes = u32::try_from(bytes.min(LARGEST_REPLY)).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(bytes.min(IN_FLIGHT)).unwrap_or(u32::MAX);
         Permit(self.0.clone().acquire_many_owned(bytes).await.ok())
     }
 }
@@ -60,11 +62,75 @@ impl Permit {
     }
 }
 
-/// Whole documents, one after the other.
+/// Whole documents in their order.
 #[derive(Debug)]
 pub(super) struct Block {
-    pub(super) documents: Vec<u8>,
-    pub(super) permit: Permit,
+    documents: Documents,
+    /// How many of them belong to the block.
+    count: usize,
+    permit: Permit,
+}
+
+#[derive(Debug)]
+enum Documents {
+    /// As it came: what is in it is copied once, by who compresses it.
+    Reply(RawBatch),
+    /// One after the other.
+    Joined(Vec<u8>),
+}
+
+impl Block {
+    /// Documents that lie one after the other.
+    pub(super) fn joined(documents: Vec<u8>, permit: Permit) -> Self {
+        Self { documents: Documents::Joined(documents), count: usize::MAX, permit }
+    }
+
+    /// Leaves out what is behind the first so many documents.
+    pub(super) fn keep(&mut self, count: usize) {
+        self.count = self.count.min(count);
+    }
+
+    /// Every document, its length checked.
+    pub(super) fn iter(&self) -> Result<impl Iterator<Item = Result<&[u8], SourceError>>, SourceError> {
+        let (reply, joined) = match &self.documents {
+            Documents::Reply(reply) => (Some(batch_documents(reply)?), None),
+            Documents::Joined(joined) => (None, Some(split(joined).map(|d| d.map_err(|e| malformed(&e))))),
+        };
+        Ok(reply.into_iter().flatten().chain(joined.into_iter().flatten()).take(self.count))
+    }
+
+    /// Copies the documents to the end of `out`.
+    pub(super) fn join(&self, out: &mut Vec<u8>) -> Result<(), SourceError> {
+        self.iter()?.try_for_each(|document| {
+            out.extend_from_slice(document?);
+            Ok(())
+        })
+    }
+
+    /// What the block holds of the budget, to be kept until its bytes are gone.
+    pub(super) fn into_permit(self) -> Permit {
+        self.permit
+    }
+}
+
+/// The documents that lie one after the other.
+pub(super) fn split(mut block: &[u8]) -> impl Iterator<Item = Result<&[u8], BsonError>> {
+    std::iter::from_fn(move || {
+        let length = i32::from_le_bytes(block.get(..4)?.try_into().ok()?);
+        let length = usize::try_from(length).ok().filter(|l| (5..=block.len()).contains(l));
+        let Some(length) = length else {
+            block = &[];
+            return Some(Err(BsonError { offset: 0, what: "a wrong document length" }));
+        };
+        let (document, rest) = block.split_at(length);
+        block = rest;
+        Some(Ok(document))
+    })
+}
+
+/// What a server sent that is not what it should be.
+pub(super) fn malformed(what: &dyn std::fmt::Display) -> SourceError {
+    SourceError::Failed(format!("MongoDB sent what cannot be read: {what}"))
 }
 
 /// The state of the data that is read.
@@ -122,6 +188,14 @@ impl Scan {
         }
     }
 
+    /// Expects about so many bytes of documents; 0 says nothing.
+    pub(super) fn of_size(mut self, bytes: u64) -> Self {
+        if let Some(bytes) = usize::try_from(bytes).ok().filter(|b| *b > 0) {
+            self.expected = bytes.saturating_add(BLOCK / 8).min(LARGEST_REPLY);
+        }
+        self
+    }
+
     /// Begins behind the record that `token` names.
     pub(super) fn after(mut self, token: Vec<u8>) -> Self {
         self.token = Some(token);
@@ -146,11 +220,10 @@ impl Scan {
             match self.fetch().await {
                 Ok(None) => self.ended = true,
                 Ok(Some(reply)) => {
-                    let documents = self.take(&reply).map_err(Failure::Source)?;
-                    drop(reply);
-                    if !documents.is_empty() {
-                        permit.shrink(documents.len());
-                        return Ok(Some(Block { documents, permit }));
+                    let (count, bytes) = self.learn(&reply).map_err(Failure::Source)?;
+                    if count > 0 {
+                        permit.shrink(bytes);
+                        return Ok(Some(Block { documents: Documents::Reply(reply), count, permit }));
                     }
                 }
                 Err(e) => {
@@ -192,23 +265,22 @@ impl Scan {
         command.finish()
     }
 
-    /// Takes the documents out of a reply, and learns from it.
-    fn take(&mut self, reply: &RawBatch) -> Result<Vec<u8>, SourceError> {
+    /// Where to go on, and how many documents of how many bytes came.
+    fn learn(&mut self, reply: &RawBatch) -> Result<(usize, usize), SourceError> {
         let cursor = Elements::find(reply.as_raw_document().as_bytes(), "cursor").and_then(|c| c.as_document());
         let cursor = cursor.unwrap_or_default();
-        let mut documents = Vec::with_capacity(cursor.len());
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         for document in batch_documents(reply)? {
-            documents.extend_from_slice(document?);
+            bytes += document?.len();
             count += 1;
         }
         self.begun = true;
         self.ended = Elements::find(cursor, "id").and_then(|id| id.as_integer()) == Some(0);
         self.token = Elements::find(cursor, "postBatchResumeToken").and_then(|t| t.as_document()).map(<[u8]>::to_vec);
-        if let Some(size) = documents.len().checked_div(count) {
-            self.adapt(size.max(1), documents.len());
+        if let Some(size) = bytes.checked_div(count) {
+            self.adapt(size.max(1), bytes);
         }
-        Ok(documents)
+        Ok((count, bytes))
     }
 
     /// Asks for blocks of the right size from now on. A cursor's batch size is fixed: another one goes on.

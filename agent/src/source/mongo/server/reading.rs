@@ -1,6 +1,6 @@
 //! What a capture needs of a server: one member to read from, its cluster time, and which errors pass.
 
-use bson::{Document, Timestamp, doc};
+use bson::{Bson, Document, Timestamp, doc};
 use mongodb::{
     Client,
     error::ErrorKind,
@@ -27,6 +27,13 @@ pub enum ReadFrom {
     Primary,
     /// Another one, if there is one: it spares the primary the work.
     Secondary,
+}
+
+/// How much is in a collection, about: kept by the server beside it, and wrong after it crashed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::source::mongo) struct Estimate {
+    pub(in crate::source::mongo) documents: u64,
+    pub(in crate::source::mongo) bytes: u64,
 }
 
 impl Server {
@@ -106,12 +113,17 @@ impl Server {
         Ok(time(&hello).filter(|t| t.time > 0).map(|t| u64::from(t.time) << 32 | u64::from(t.increment)))
     }
 
-    /// Bytes of a collection's documents, as the server estimates them; 0 when it does not say.
-    pub(in crate::source::mongo) async fn size_of(&self, collection: &str) -> u64 {
+    /// What the server believes to be in a collection; nothing when it does not say.
+    pub(in crate::source::mongo) async fn estimate(&self, collection: &str) -> Estimate {
         let command = doc! { "dataSize": format!("{}.{collection}", self.database()), "estimate": true };
         let reply = self.db.run_command(command).await.unwrap_or_default();
-        let size = reply.get_i64("size").ok().or_else(|| reply.get_i32("size").ok().map(i64::from));
-        size.or_else(|| reply.get_f64("size").ok().map(|s| s as i64)).and_then(|s| s.try_into().ok()).unwrap_or(0)
+        let number = |name| match reply.get(name) {
+            Some(Bson::Int32(n)) => u64::try_from(*n).unwrap_or(0),
+            Some(Bson::Int64(n)) => u64::try_from(*n).unwrap_or(0),
+            Some(Bson::Double(n)) => *n as u64,
+            _ => 0,
+        };
+        Estimate { documents: number("numObjects"), bytes: number("size") }
     }
 }
 
