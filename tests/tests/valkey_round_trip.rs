@@ -4,7 +4,11 @@
 //!
 //! `PREXOR_VALKEY_KEYS` says how many keys; 1000000 make an RDB file of about 300 MB.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and a long one says where it is"
+)]
 
 #[path = "valkey_source/bench.rs"]
 #[allow(dead_code, reason = "each suite uses its part")]
