@@ -27,7 +27,7 @@ use super::{
 };
 
 /// Keys that are remembered at a time.
-const KEYS_AT_ONCE: u64 = 2 << 20;
+const KEYS_AT_ONCE: u64 = 1 << 20;
 
 /// Keys asked for with one SCAN.
 const PAGE: &str = "1024";
