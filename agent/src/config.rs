@@ -31,6 +31,13 @@ pub struct AgentConfig {
     /// Credential, staged artifacts and journals. Must lie outside everything that is restored (law L22).
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
+    /// `host:port` where this host enrolled: where `prexorctl setup --rejoin` finds the coordinator. The agent itself
+    /// never dials it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordinator: Option<String>,
+    /// `host:port` where the coordinator finds this host, as it was said when it enrolled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
     /// PrexorCloud's controller on this host.
     #[serde(default)]
     pub controller: ControllerConfig,

@@ -9,7 +9,8 @@ mod verbs;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
-use prexor_certs::identity::Role as Caller;
+use jiff::Timestamp;
+use prexor_certs::CertificateDer;
 use prexor_proto::{
     agent::{self as wire, agent_service_server::AgentService},
     backup,
@@ -18,7 +19,7 @@ use prexor_proto::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{host::Host, restores::Verb};
+use crate::{host::Host, identity::Keeper, restores::Verb};
 
 /// How often a running capture or verb reports, so that a silent stream is a dead one.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -29,28 +30,16 @@ type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Debug, Clone)]
 pub struct Api {
     host: Arc<Host>,
+    keeper: Arc<Keeper>,
 }
 
 impl Api {
     /// The API of this host.
-    pub fn new(host: Arc<Host>) -> Self {
-        Self { host }
+    pub fn new(host: Arc<Host>, keeper: Arc<Keeper>) -> Self {
+        Self { host, keeper }
     }
 
-    /// Lets coordinators of this cluster pass, and nobody else.
-    fn authorise<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let peer = prexor_transport::serve::peer(request).and_then(|p| p.identity());
-        match peer {
-            Some(id) if id.role() == Caller::Coordinator && id.cluster() == self.host.cluster() => Ok(()),
-            Some(id) => {
-                tracing::warn!(%id, "refused a caller that is no coordinator of this cluster");
-                Err(status(Reason::NotAllowed, format!("{id} may not call an agent: only the coordinator may")))
-            }
-            None => Err(status(Reason::NotAllowed, "a client certificate is needed")),
-        }
-    }
-
-    /// As [`Api::authorise`], and refuses coordinators of the past.
+    /// Refuses coordinators of the past. That it is a coordinator at all is the door's to see (`server`).
     fn pass(&self, fence: Option<wire::Fence>) -> Result<wire::Fence, Status> {
         let fence = fence.ok_or_else(|| status(Reason::InvalidRequest, "the call carries no fence"))?;
         self.host.fence().pass(&fence.cluster, fence.epoch).map_err(error::fence)?;
@@ -61,20 +50,33 @@ impl Api {
 #[tonic::async_trait]
 impl AgentService for Api {
     async fn inspect(&self, request: Request<wire::InspectRequest>) -> Result<Response<wire::InspectResponse>, Status> {
-        self.authorise(&request)?;
         let node = inspect::node(&self.host, request.into_inner().laws).await;
         Ok(Response::new(wire::InspectResponse { node: Some(node) }))
     }
 
     async fn ping(&self, request: Request<wire::PingRequest>) -> Result<Response<wire::PingResponse>, Status> {
-        self.authorise(&request)?;
-        Ok(Response::new(wire::PingResponse {}))
+        let csr = self.keeper.wants(Timestamp::now(), request.into_inner().renew);
+        Ok(Response::new(wire::PingResponse {
+            trust_digest: self.keeper.trust_digest(),
+            csr_der: csr.map_err(error::keeper)?.unwrap_or_default(),
+            serial: self.keeper.leaf().serial,
+        }))
+    }
+
+    async fn trust(&self, request: Request<wire::TrustRequest>) -> Result<Response<wire::TrustResponse>, Status> {
+        let request = request.into_inner();
+        self.pass(request.fence)?;
+        let certificates = |ders: Vec<Vec<u8>>| ders.into_iter().map(CertificateDer::from).collect();
+        let (roots, chain) = (certificates(request.roots_der), certificates(request.chain_der));
+        let keeper = self.keeper.clone();
+        let done = tokio::task::spawn_blocking(move || keeper.trust(roots, request.revoked_serials, chain));
+        done.await.map_err(|e| status(Reason::Internal, e.to_string()))?.map_err(error::keeper)?;
+        Ok(Response::new(wire::TrustResponse {}))
     }
 
     type CaptureStream = BoxStream<wire::CaptureResponse>;
 
     async fn capture(&self, request: Request<wire::CaptureRequest>) -> Result<Response<Self::CaptureStream>, Status> {
-        self.authorise(&request)?;
         let request = request.into_inner();
         self.pass(request.fence)?;
         let kind = error::wire(prexor_proto::convert::kind_from_wire(request.kind))?;
@@ -87,7 +89,6 @@ impl AgentService for Api {
         &self,
         request: Request<Streaming<wire::StageRequest>>,
     ) -> Result<Response<wire::StageResponse>, Status> {
-        self.authorise(&request)?;
         stage::receive(self, request.into_inner()).await.map(Response::new)
     }
 
@@ -122,7 +123,6 @@ impl AgentService for Api {
     }
 
     async fn probe(&self, request: Request<wire::ProbeRequest>) -> Result<Response<wire::ProbeResponse>, Status> {
-        self.authorise(&request)?;
         let request = request.into_inner();
         let fence = self.pass(request.fence)?;
         let unit = self.host.restores().find(&fence.job_id, &request.artifact_id).map_err(error::source)?;
@@ -133,7 +133,6 @@ impl AgentService for Api {
         &self,
         request: Request<wire::ControlServiceRequest>,
     ) -> Result<Response<wire::ControlServiceResponse>, Status> {
-        self.authorise(&request)?;
         let request = request.into_inner();
         let (role, verb) = (request.role(), request.verb());
         self.pass(request.fence)?;

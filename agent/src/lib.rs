@@ -8,6 +8,7 @@ pub mod discover;
 pub mod fence;
 pub mod grpc;
 pub mod host;
+pub mod identity;
 pub mod report;
 pub mod restore_unit;
 pub mod restores;

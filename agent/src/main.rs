@@ -77,9 +77,9 @@ async fn serve(config: AgentConfig, log_json: bool) -> anyhow::Result<()> {
     logging::init(if log_json { logging::Format::Json } else { logging::Format::Text }, "info")?;
     let stop = shutdown::token().context("signals cannot be handled")?;
     let listen = config.listen;
-    let credential = server::load_credential(&config)?;
+    let keeper = server::keeper(&config)?;
     let host = Arc::new(Host::open(config)?);
-    server::serve(host, &credential, listen, stop).await
+    server::serve(host, keeper, listen, stop).await
 }
 
 async fn inspect(config: AgentConfig, json: bool) -> anyhow::Result<ExitCode> {

@@ -34,7 +34,8 @@ pub const DAEMON_LIFETIME: Duration = Duration::from_secs(30 * DAY.as_secs());
 /// How long certificates of operators are valid, unless configured otherwise.
 pub const OPERATOR_LIFETIME: Duration = Duration::from_secs(90 * DAY.as_secs());
 
-/// How far certificates are dated back, so that hosts whose clocks are behind accept them at once.
+/// How far certificates are dated back, so that hosts whose clocks are behind accept them at once; at most a tenth of
+/// their life, which begins with it for those who renew in time.
 const BACKDATE: Duration = Duration::from_secs(60);
 
 const KEY_FILE: &str = "ca-key.pem";
@@ -187,7 +188,8 @@ impl Authority {
     /// Signs a certificate for the key of a PKCS#10 request; returns it followed by the root.
     ///
     /// Of the request only the public key is used, after its own signature was verified: subject, names and usages
-    /// follow from `identity`. The certificate is valid from a minute before `now` and never longer than the root.
+    /// follow from `identity`. The certificate is valid from a minute before `now` (a tenth of a
+    /// shorter life) and never longer than the root.
     ///
     /// # Errors
     /// If the request is malformed, not signed by the key it carries or not ECDSA P-256, if the identity belongs to
@@ -268,12 +270,12 @@ fn serial() -> SerialNumber {
     SerialNumber::from_slice(&bytes)
 }
 
-/// The validity of a certificate in seconds since the epoch: from a minute ago until `lifetime` from `now`, at most
+/// The validity of a certificate in seconds since the epoch: from a moment ago until `lifetime` from `now`, at most
 /// until `end`. `None` if that is empty.
 fn validity(now: Timestamp, lifetime: Duration, end: Timestamp) -> Option<(u64, u64)> {
     let now = u64::try_from(now.as_second()).ok()?;
     let end = u64::try_from(end.as_second()).ok()?.min(now.checked_add(lifetime.as_secs())?);
-    (now < end).then_some((now.saturating_sub(BACKDATE.as_secs()), end))
+    (now < end).then_some((now.saturating_sub(BACKDATE.as_secs().min(lifetime.as_secs() / 10)), end))
 }
 
 /// Sets the validity. `rcgen` wants a type of the `time` crate; adding to its epoch is all we need of that.

@@ -133,6 +133,21 @@ impl Credential {
         Self::new(chain, key, roots)
     }
 
+    /// The same, trusting other roots.
+    ///
+    /// # Errors
+    /// If there is no root.
+    pub fn with_roots(&self, roots: Vec<CertificateDer<'static>>) -> Result<Self, CredentialError> {
+        let key = KeyPair(rcgen::KeyPair::try_from(self.key.0.serialized_der())?);
+        Self::new(self.chain.clone(), key, roots)
+    }
+
+    /// Which credential is the current one of a directory: something else after every replacement. `None`: there is
+    /// none.
+    pub fn version(dir: &Path) -> Option<PathBuf> {
+        current(dir).ok()
+    }
+
     /// Loads the current credential of a directory.
     ///
     /// # Errors

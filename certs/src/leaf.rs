@@ -21,6 +21,14 @@ pub struct Leaf {
 }
 
 impl Leaf {
+    /// When its owner renews it: with two thirds of its life gone, and up to a tenth of its life later, by its serial
+    /// number, so that certificates that were issued together are not renewed together.
+    pub fn renew_at(&self) -> Timestamp {
+        let life = self.not_after.duration_since(self.not_before);
+        let spread = self.serial.get(2..4).and_then(|b| i32::from_str_radix(b, 16).ok()).unwrap_or_default();
+        self.not_before + life * 2 / 3 + life / 10 * spread / 255
+    }
+
     /// Reads a certificate (DER). Its signature is not looked at: that is TLS's part.
     ///
     /// # Errors
@@ -41,5 +49,28 @@ impl Leaf {
             not_after: time(validity.not_after)?,
             public_key: certificate.public_key().subject_public_key.data.to_vec(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+
+    #[test]
+    fn certificates_are_renewed_in_the_last_third_and_not_all_at_once() {
+        let life = SignedDuration::from_hours(30 * 24);
+        let leaf = |serial: &str| Leaf {
+            identity: "prexor://c/agent/h1".parse().unwrap(),
+            serial: serial.to_owned(),
+            not_before: Timestamp::UNIX_EPOCH,
+            not_after: Timestamp::UNIX_EPOCH + life,
+            public_key: Vec::new(),
+        };
+        let at = |serial| leaf(serial).renew_at().duration_since(Timestamp::UNIX_EPOCH);
+        assert_eq!(at("4000"), life * 2 / 3);
+        assert_eq!(at("40ff"), life * 2 / 3 + life / 10);
+        assert!(at("4000") < at("4080") && at("4080") < at("40ff"));
     }
 }

@@ -19,7 +19,7 @@ use rustls::{
 
 use self::peer::{ClientVerifier, PinnedVerifier, ServerVerifier};
 pub use self::{
-    peer::{Expected, PeerError},
+    peer::{Expected, PeerError, Revocations},
     problem::Problem,
 };
 use crate::credential::Credential;
@@ -38,8 +38,26 @@ pub struct TlsError(#[from] rustls::Error);
 /// # Errors
 /// If the credential's key or roots are unusable.
 pub fn server_config(credential: &Credential) -> Result<Arc<ServerConfig>, TlsError> {
-    let verifier =
-        ClientVerifier::new(roots(credential.roots())?, credential.roots(), credential.identity().cluster())?;
+    serving(credential, None)
+}
+
+/// As [`server_config`], and refuses certificates that were revoked: looked up at each handshake.
+///
+/// # Errors
+/// If the credential's key or roots are unusable.
+pub fn checking_server_config(
+    credential: &Credential,
+    revocations: Arc<dyn Revocations>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    serving(credential, Some(revocations))
+}
+
+fn serving(
+    credential: &Credential,
+    revocations: Option<Arc<dyn Revocations>>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let cluster = credential.identity().cluster();
+    let verifier = ClientVerifier::new(roots(credential.roots())?, credential.roots(), cluster, revocations)?;
     let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;
     finish_server(builder.with_client_cert_verifier(Arc::new(verifier)), credential)
 }
@@ -71,7 +89,27 @@ fn finish_server(
 /// # Errors
 /// If the credential's key or roots are unusable.
 pub fn client_config(credential: &Credential, expected: Expected) -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = ServerVerifier::new(roots(credential.roots())?, credential.roots(), expected);
+    dialling(credential, expected, None)
+}
+
+/// As [`client_config`], and refuses certificates that were revoked: looked up at each handshake.
+///
+/// # Errors
+/// If the credential's key or roots are unusable.
+pub fn checking_client_config(
+    credential: &Credential,
+    expected: Expected,
+    revocations: Arc<dyn Revocations>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    dialling(credential, expected, Some(revocations))
+}
+
+fn dialling(
+    credential: &Credential,
+    expected: Expected,
+    revocations: Option<Arc<dyn Revocations>>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let verifier = ServerVerifier::new(roots(credential.roots())?, credential.roots(), expected, revocations);
     let config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous()

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use futures::{StreamExt as _, stream};
 use prexor_certs::{
     Credential,
-    tls::{Expected, client_config},
+    tls::{Expected, checking_client_config},
 };
 use prexor_format::id::NodeName;
 use prexor_proto::{agent::agent_service_client::AgentServiceClient, backup, convert::time_to_wire, reason::Reason};
-use prexor_transport::dial;
+use prexor_transport::{dial, revoked::Revoked};
 use tokio::sync::watch;
 
 use crate::{catalog::NodeRecord, config::AgentLimits, error::Error};
@@ -22,6 +22,7 @@ mod client;
 mod failure;
 mod heartbeat;
 mod stage;
+mod upkeep;
 
 pub use capture::{Capture, CaptureFrame};
 pub use client::{AgentClient, Look, Verb, VerbEnd};
@@ -38,12 +39,13 @@ pub struct Agents {
     credential: watch::Receiver<Arc<Credential>>,
     limits: AgentLimits,
     sights: Arc<heartbeat::Sights>,
+    revoked: Revoked,
 }
 
 impl Agents {
-    /// Dials with the newest of these credentials.
-    pub fn new(credential: watch::Receiver<Arc<Credential>>, limits: AgentLimits) -> Self {
-        Self { credential, limits, sights: Arc::default() }
+    /// Dials with the newest of these credentials, and nobody whose certificate was revoked.
+    pub fn new(credential: watch::Receiver<Arc<Credential>>, limits: AgentLimits, revoked: Revoked) -> Self {
+        Self { credential, limits, sights: Arc::default(), revoked }
     }
 
     /// Connects to the agent of a node; whoever answers must prove to be that very node.
@@ -57,8 +59,9 @@ impl Agents {
     async fn dial(&self, node: &NodeName, address: &str) -> Result<AgentClient, Error> {
         let credential = self.credential.borrow().clone();
         let expected = Expected::Node { cluster: credential.identity().cluster().to_owned(), name: node.to_string() };
-        let tls = client_config(&credential, expected).map_err(|e| Error::internal(e.to_string()))?;
-        let channel = dial::channel(address, tls, dial::Timeouts::default()).await;
+        let tls = checking_client_config(&credential, expected, self.revoked.lookup());
+        let tls = tls.map_err(|e| Error::internal(e.to_string()))?;
+        let channel = dial::guarded_channel(address, tls, dial::Timeouts::default(), self.revoked.clone()).await;
         let channel = channel.map_err(|e| failure::of_dial(node, &e))?;
         let client = AgentServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         Ok(AgentClient::new(node.clone(), client, self.limits))

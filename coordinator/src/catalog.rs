@@ -15,7 +15,9 @@ use sqlx::{
 
 use crate::error::Error;
 
+mod audit;
 mod backups;
+mod certificates;
 mod events;
 mod ids;
 mod jobs;
@@ -24,13 +26,14 @@ mod nodes;
 mod queue;
 mod tokens;
 
+pub use audit::AuditEntry;
 pub use backups::IndexedBackup;
 pub use ids::DoomedBackup;
 pub use jobs::{JobRow, NewJob, Submitted};
 pub use journal::{JournaledStep, StepRecord};
 pub use nodes::NodeRecord;
 pub use queue::{OpenJob, in_the_way, words as in_words};
-pub use tokens::{NewToken, SpentToken, UsableToken};
+pub use tokens::{NewToken, SpentToken, TokenRecord, TokenState, UsableToken};
 
 /// The catalog. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -68,15 +71,17 @@ impl Catalog {
 
     /// Begins the next epoch and returns it: one more than the last, whatever happened to the one before.
     ///
-    /// The first one is the time in seconds, so that a coordinator that lost its catalog is still above everything
-    /// that agents remember and is not fenced off by them.
+    /// It is at least the time in seconds, so that a coordinator that lost its catalog, or got an old one back, is still
+    /// above everything that agents remember and is not fenced off by them.
     ///
     /// # Errors
     /// When the catalog cannot be written.
     pub async fn begin_epoch(&self, now: Timestamp) -> Result<u64, Error> {
         let row = sqlx::query(
             "INSERT INTO meta (name, value) VALUES ('epoch', $1)
-             ON CONFLICT (name) DO UPDATE SET value = meta.value + 1 RETURNING value",
+             ON CONFLICT (name) DO UPDATE SET value =
+                 CASE WHEN meta.value < excluded.value THEN excluded.value ELSE meta.value + 1 END
+             RETURNING value",
         )
         .bind(now.as_second())
         .fetch_one(&self.pool)
@@ -155,6 +160,8 @@ pub(crate) mod tests {
         let catalog = Catalog::open(&dir.path().join("catalog.sqlite")).await.unwrap();
         let earlier = Timestamp::from_second(5).unwrap();
         assert_eq!(catalog.begin_epoch(earlier).await.unwrap(), 1_000_001, "a clock that goes back changes nothing");
+        let later = Timestamp::from_second(2_000_000).unwrap();
+        assert_eq!(catalog.begin_epoch(later).await.unwrap(), 2_000_000, "whatever a lost catalog had given out");
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 mod limits;
 
-pub use limits::{AgentLimits, JobLimits};
+pub use limits::{AgentLimits, JobLimits, Lifetimes};
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/prexor-coordinator/coordinator.yml";
@@ -37,6 +37,8 @@ struct Raw {
     jobs: JobLimits,
     #[serde(default)]
     agents: limits::RawAgents,
+    #[serde(default)]
+    certificates: limits::RawLifetimes,
     #[serde(default)]
     log: Log,
 }
@@ -127,6 +129,8 @@ pub struct Config {
     pub jobs: JobLimits,
     /// How long agents may be silent.
     pub agents: AgentLimits,
+    /// How long certificates are good.
+    pub certificates: Lifetimes,
     /// What is logged.
     pub log: Log,
 }
@@ -209,6 +213,7 @@ impl Config {
             operator_config,
             jobs: raw.jobs,
             agents: AgentLimits::validate(&raw.agents)?,
+            certificates: Lifetimes::validate(&raw.certificates)?,
             log: raw.log,
         })
     }
@@ -292,6 +297,8 @@ mod tests {
             ("cluster: c\nagents: {heartbeat: 0s}", "agents.heartbeat is 0s: use 1s or more"),
             ("cluster: c\nagents: {stal: 60s}", "did you mean 'stall'?"),
             ("cluster: c\njobs: {max_queued: -1}", "line 2"),
+            ("cluster: c\ncertificates: {agent: 1s}", "certificates.agent is 1s"),
+            ("cluster: c\ncertificates: {operator: 4000d}", "certificates.operator is"),
         ] {
             let e = load(yaml).unwrap_err();
             assert!(e.contains(says), "{yaml}\n{e}");

@@ -1,9 +1,9 @@
 //! Everything a running coordinator has, in one place for those who do its work.
 
-use prexor_certs::Authority;
 use prexor_proto::agent::Fence;
+use prexor_transport::revoked::Revoked;
 
-use crate::{agents::Agents, catalog::Catalog, config::Config, jobs::Jobs, store::Store};
+use crate::{agents::Agents, ca::Ca, catalog::Catalog, config::Config, enrolment::Tries, jobs::Jobs, store::Store};
 
 /// See the module's text. Shared as an `Arc`.
 #[derive(Debug)]
@@ -21,7 +21,11 @@ pub struct Context {
     /// What is under way.
     pub jobs: Jobs,
     /// The backup CA.
-    pub authority: Authority,
+    pub ca: Ca,
+    /// Certificates that are good no more; as in the catalog.
+    pub revoked: Revoked,
+    /// Wrong tries to enrol.
+    pub tries: Tries,
 }
 
 impl Context {

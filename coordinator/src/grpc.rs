@@ -15,16 +15,18 @@ use prexor_proto::{
     reason::Reason,
     status::status,
 };
-use prexor_transport::serve::{self, Limits};
+use prexor_transport::{
+    access::Door,
+    serve::{self, Limits},
+};
 use rustls::ServerConfig;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
-use crate::{backups, context::Context, error::Error};
+use crate::{audit::Auditor, backups, context::Context, error::Error};
 
 mod admin;
-mod authz;
 mod backup;
 mod enrol;
 mod job;
@@ -56,15 +58,21 @@ pub async fn serve_api(
     tls: watch::Receiver<Arc<ServerConfig>>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
+    let door = door(&ctx);
+    let connections = serve::guarded_incoming(listener, tls, Limits::default(), ctx.revoked.clone());
     let api = Api { ctx };
     let served = serve::server()
-        .layer(authz::Layer)
+        .layer(door)
         .add_service(BackupServiceServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
         .add_service(RestoreServiceServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
         .add_service(JobServiceServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
         .add_service(AdminServiceServer::new(api).max_decoding_message_size(MAX_REQUEST))
-        .serve_with_incoming_shutdown(serve::incoming(listener, tls, Limits::default()), stop.cancelled());
+        .serve_with_incoming_shutdown(connections, stop.cancelled());
     served.await.map_err(|e| Error::internal(format!("the API's server ended: {e}")))
+}
+
+fn door(ctx: &Context) -> Door {
+    Door::new(&ctx.config.cluster, Arc::new(Auditor::new(ctx.catalog.clone())))
 }
 
 /// Serves enrolment to whoever has a token until `stop` fires.
@@ -78,6 +86,7 @@ pub async fn serve_enrolment(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let served = serve::server()
+        .layer(door(&ctx))
         .add_service(EnrolmentServiceServer::new(enrol::Enrolment::new(ctx)).max_decoding_message_size(MAX_ENROLMENT))
         .serve_with_incoming_shutdown(serve::incoming(listener, tls, Limits::default()), stop.cancelled());
     served.await.map_err(|e| Error::internal(format!("the enrolment server ended: {e}")))

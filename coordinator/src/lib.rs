@@ -5,7 +5,9 @@
 //! object stores.
 
 pub mod agents;
+pub mod audit;
 pub mod backups;
+pub mod ca;
 pub mod catalog;
 pub mod config;
 pub mod context;
@@ -15,6 +17,7 @@ pub mod grpc;
 pub mod import;
 pub mod jobs;
 pub mod restore;
+pub mod revocations;
 pub mod scope;
 pub mod startup;
 pub mod status;

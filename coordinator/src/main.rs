@@ -8,18 +8,21 @@ use jiff::Timestamp;
 use prexor_coordinator::{
     Context,
     agents::Agents,
+    audit,
+    ca::Ca,
     catalog::Catalog,
     config::{self, Config},
     error::Error,
+    enrolment::Tries,
     grpc,
     jobs::{self, Jobs},
-    startup,
+    revocations, startup,
     store::Store,
     tls::Tls,
 };
 use prexor_daemon::{exit, logging, memory, process, shutdown};
 use prexor_proto::reason::Reason;
-use prexor_transport::serve;
+use prexor_transport::{access::Seen, revoked::Revoked, serve};
 use tokio::task::JoinSet;
 
 /// Gives large buffers back soon after they are free ([`memory::sparing`]), where glibc's keeps up to 64 MiB of them in
@@ -48,6 +51,16 @@ struct Cli {
 enum Command {
     /// Check the configuration and exit; touches nothing.
     CheckConfig,
+    /// Issue a certificate to an operator, as root on this host: the way back when none is left. The coordinator may run
+    /// or not.
+    IssueOperator {
+        /// The operator's name.
+        #[arg(long, value_name = "NAME", default_value = startup::ROOT)]
+        name: String,
+        /// The context file to write it to [default: the configuration's `operator_config`].
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -70,7 +83,11 @@ fn main() -> ExitCode {
     if let Err(e) = logging::init(config.log.format, &config.log.filter) {
         return complain(&e.to_string(), exit::CONFIG);
     }
-    match run(config) {
+    let done = match cli.command {
+        Some(Command::IssueOperator { name, output }) => issue_operator(&config, &name, output),
+        _ => run(config),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             let ours = e.downcast_ref::<Error>();
@@ -87,18 +104,21 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = startup::take_state_dir(&config.state_dir)?;
     let catalog = Catalog::open(&config.catalog_path()).await?;
     let epoch = catalog.begin_epoch(Timestamp::now()).await?;
-    let authority = startup::authority(&config)?;
-    let tls = Tls::open(&config, &authority)?;
+    let (ca, revoked) = (Ca::open(&config)?, Revoked::default());
+    revocations::load(&catalog, &revoked).await?;
+    let tls = Tls::open(&config, &ca, &catalog, revoked.clone()).await?;
     let store = Store::open(&config.store.path).await?;
-    startup::first_operator(&config, &catalog, &authority).await?;
+    startup::first_operator(&config, &catalog, &ca).await?;
     let ctx = Arc::new(Context {
-        agents: Agents::new(tls.credential(), config.agents),
+        agents: Agents::new(tls.credential(), config.agents, revoked.clone()),
         jobs: Jobs::new(catalog.clone()),
         config,
         epoch,
         catalog,
         store,
-        authority,
+        ca,
+        revoked,
+        tries: Tries::default(),
     });
 
     let api = serve::listener(ctx.config.listen.api).await?;
@@ -108,7 +128,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     servers.spawn(grpc::serve_api(ctx.clone(), api, tls.api(), stop.clone()));
     servers.spawn(grpc::serve_enrolment(ctx.clone(), enrolment, tls.enrolment(), stop.clone()));
     tokio::spawn(tls.keep_fresh(ctx.clone(), stop.clone()));
-    tokio::spawn(ctx.agents.clone().watch_over(ctx.catalog.clone(), stop.clone()));
+    tokio::spawn(ctx.agents.clone().watch_over(ctx.clone(), stop.clone()));
     tracing::info!(api = %ctx.config.listen.api, enrolment = %ctx.config.listen.enrolment, epoch, "coordinator ready");
     process::ready().context("the service manager cannot be told that the coordinator is ready")?;
 
@@ -124,6 +144,21 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     ctx.catalog.close().await;
     ended
+}
+
+#[tokio::main]
+async fn issue_operator(config: &Config, name: &str, output: Option<PathBuf>) -> anyhow::Result<()> {
+    let file = std::path::absolute(output.unwrap_or_else(|| config.operator_config.clone()))?;
+    let catalog = Catalog::open(&config.catalog_path()).await?;
+    let ca = Ca::existing(config)?;
+    let not_after = startup::write_context(config, &catalog, &ca, name, &file, startup::CONTEXT).await?;
+    let subject = format!("operator {name}");
+    let seen = Seen { who: None, from: None, action: "issue-operator".to_owned(), subject, outcome: Ok(()) };
+    audit::record(&catalog, seen).await;
+    catalog.close().await;
+    let said = format!("operator {name} until {not_after}: PREXORCTL_CONFIG={}\n", file.display());
+    std::io::Write::write_all(&mut std::io::stdout(), said.as_bytes())?;
+    Ok(())
 }
 
 #[expect(clippy::print_stderr, reason = "what keeps a daemon from starting is told to whoever starts it")]

@@ -7,14 +7,17 @@ use std::{
 };
 
 use jiff::Timestamp;
-use prexor_certs::{Authority, Credential, Identity, Role, authority::default_lifetime};
+use prexor_certs::{Credential, Identity, Role};
 use prexor_transport::context::{self, Contexts};
 use rustix::fs::{FlockOperation, flock};
 
-use crate::{catalog::Catalog, config::Config, error::Error};
+use crate::{ca::Ca, catalog::Catalog, config::Config, error::Error};
 
 /// The name of the context, and of the directory of its credential.
-const CONTEXT: &str = "default";
+pub const CONTEXT: &str = "default";
+
+/// The name of the first operator.
+pub const ROOT: &str = "root";
 
 /// What the catalog remembers once the first operator's context is written.
 const FIRST_OPERATOR: &str = "first-operator";
@@ -38,43 +41,18 @@ pub fn take_state_dir(dir: &Path) -> Result<fs::File, Error> {
     Ok(lock)
 }
 
-/// Opens the CA, or makes it at the first start.
-///
-/// # Errors
-/// When it cannot be used, or belongs to another cluster than the configured one.
-pub fn authority(config: &Config) -> Result<Authority, Error> {
-    let dir = config.ca_dir();
-    let failed = |e: prexor_certs::authority::AuthorityError| Error::internal(e.to_string());
-    if !dir.exists() {
-        let authority = Authority::create(&dir, &config.cluster, Timestamp::now()).map_err(failed)?;
-        tracing::info!(dir = %dir.display(), fingerprint = %authority.fingerprint(), "the backup CA was made");
-        return Ok(authority);
-    }
-    let authority = Authority::open(&dir).map_err(failed)?;
-    if authority.cluster() != config.cluster {
-        return Err(Error::invalid(format!(
-            "the CA in {} is that of the cluster '{}', the configuration says '{}': a cluster keeps its name",
-            dir.display(),
-            authority.cluster(),
-            config.cluster
-        )));
-    }
-    Ok(authority)
-}
-
 /// Writes the context with which root on this host uses `prexorctl`, once in the life of this CA.
 ///
 /// # Errors
 /// When it cannot be written, or there is a context file already that is not ours: it is never replaced.
-pub async fn first_operator(config: &Config, catalog: &Catalog, authority: &Authority) -> Result<(), Error> {
+pub async fn first_operator(config: &Config, catalog: &Catalog, ca: &Ca) -> Result<(), Error> {
     if catalog.is_done(FIRST_OPERATOR).await? {
         return Ok(());
     }
     let file = &config.operator_config;
-    let credential_dir = file.with_file_name("credentials").join(CONTEXT);
     if file.exists() {
         // A start that was killed right here has written it already.
-        if !is_ours(file, authority) {
+        if !is_ours(file, ca) {
             return Err(Error::invalid(format!(
                 "{} is there already and belongs to another CA: move it and the credentials beside it away, and start \
                  again",
@@ -82,27 +60,53 @@ pub async fn first_operator(config: &Config, catalog: &Catalog, authority: &Auth
             )));
         }
     } else {
-        let failed =
-            |e: &dyn std::fmt::Display| Error::internal(format!("the first operator's context cannot be written: {e}"));
-        let identity = Identity::new(&config.cluster, Role::Operator, "root").map_err(|e| failed(&e))?;
-        let issued = authority.issue_credential(&identity, default_lifetime(Role::Operator), Timestamp::now());
-        issued.map_err(|e| failed(&e))?.store(&credential_dir).map_err(|e| failed(&e))?;
-        let context = context::Context {
-            endpoints: vec![config.api_address.clone()],
-            cluster: config.cluster.clone(),
-            credential: credential_dir,
-        };
-        Contexts::single(CONTEXT, context).save(file).map_err(|e| failed(&e))?;
+        write_context(config, catalog, ca, ROOT, file, CONTEXT).await?;
         tracing::info!(file = %file.display(), "the first operator's context was written: prexorctl works for root now");
     }
     catalog.set_done(FIRST_OPERATOR, Timestamp::now()).await
 }
 
-fn is_ours(file: &Path, authority: &Authority) -> bool {
+/// Issues a credential to an operator and writes it with a context of this name, which becomes the current one; other
+/// contexts in the file stay.
+///
+/// # Errors
+/// When it cannot be issued, recorded or written.
+pub async fn write_context(
+    config: &Config,
+    catalog: &Catalog,
+    ca: &Ca,
+    operator: &str,
+    file: &Path,
+    name: &str,
+) -> Result<Timestamp, Error> {
+    let failed = |e: &dyn std::fmt::Display| {
+        Error::internal(format!("the context of the operator {operator} cannot be written: {e}"))
+    };
+    let identity =
+        Identity::new(&config.cluster, Role::Operator, operator).map_err(|e| Error::invalid(e.to_string()))?;
+    let mut contexts = match file.exists() {
+        true => Contexts::load(file).map_err(|e| Error::invalid(e.to_string()))?,
+        false => Contexts::default(),
+    };
+    let credential = ca.issue_credential(&identity, config.certificates.operator, catalog).await?;
+    let credential_dir = file.with_file_name("credentials").join(name);
+    credential.store(&credential_dir).map_err(|e| failed(&e))?;
+    let context = context::Context {
+        endpoints: vec![config.api_address.clone()],
+        cluster: config.cluster.clone(),
+        credential: credential_dir,
+    };
+    contexts.contexts.insert(name.to_owned(), context);
+    contexts.current = name.to_owned();
+    contexts.save(file).map_err(|e| failed(&e))?;
+    Ok(credential.not_after())
+}
+
+fn is_ours(file: &Path, ca: &Ca) -> bool {
     let contexts = Contexts::load(file).ok();
     let context = contexts.as_ref().and_then(|c| c.current().ok());
     let credential = context.and_then(|c| Credential::load(&c.credential).ok());
-    credential.is_some_and(|c| c.roots().contains(authority.root_der()))
+    credential.is_some_and(|c| c.roots().contains(ca.roots().current.root_der()))
 }
 
 #[cfg(test)]
@@ -139,7 +143,7 @@ mod tests {
         let config = config(dir.path());
         drop(take_state_dir(&config.state_dir).unwrap());
         let (catalog, _guard) = catalog::tests::scratch().await;
-        let ours = authority(&config).unwrap();
+        let ours = Ca::open(&config).unwrap();
         first_operator(&config, &catalog, &ours).await.unwrap();
         let contexts = Contexts::load(&config.operator_config).unwrap();
         let context = contexts.current().unwrap();
@@ -149,7 +153,7 @@ mod tests {
 
         // Removed by a person: it does not come back by itself.
         fs::remove_file(&config.operator_config).unwrap();
-        first_operator(&config, &catalog, &authority(&config).unwrap()).await.unwrap();
+        first_operator(&config, &catalog, &Ca::open(&config).unwrap()).await.unwrap();
         assert!(!config.operator_config.exists());
 
         // Killed before it was remembered: what is there is ours. Somebody else's is left alone.
@@ -157,7 +161,7 @@ mod tests {
         contexts.save(&config.operator_config).unwrap();
         first_operator(&config, &fresh, &ours).await.unwrap();
         let (fresh, _guard) = catalog::tests::scratch().await;
-        let other = Authority::create(&dir.path().join("other"), "c", Timestamp::now()).unwrap();
+        let other = Ca::open(&Config { state_dir: dir.path().join("other"), ..config.clone() }).unwrap();
         let e = first_operator(&config, &fresh, &other).await.unwrap_err();
         assert!(e.message.contains("another CA"), "{e}");
     }
@@ -167,8 +171,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
         drop(take_state_dir(&config.state_dir).unwrap());
-        authority(&config).unwrap();
+        Ca::open(&config).unwrap();
         let renamed = Config { cluster: "d".to_owned(), ..config };
-        assert!(authority(&renamed).unwrap_err().message.contains("keeps its name"));
+        assert!(Ca::open(&renamed).unwrap_err().message.contains("keeps its name"));
     }
 }

@@ -20,7 +20,8 @@ const RECENT: u32 = 100;
 /// # Errors
 /// When the catalog cannot be read.
 pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
-    let records = ctx.catalog.nodes().await?;
+    let mut records = ctx.catalog.all_nodes().await?;
+    let revoked: Vec<_> = records.extract_if(.., |n| n.revoked_at.is_some()).collect();
     let nodes = ctx.agents.inspect_all(&records, Look::Plain).await;
     let looked_at = async { Ok::<_, Error>((backups::latest(ctx, None).await?, ctx.store.free_bytes().await?)) };
     let store = looked_at.await;
@@ -30,6 +31,10 @@ pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
     problems
         .extend(store.as_ref().err().map(|e| format!("the store {} is out of order: {e}", ctx.store.root().display())));
     problems.extend(self::problems(&nodes, &recent, any_complete, Timestamp::now()));
+    problems.extend(revoked.iter().filter_map(|n| {
+        let (name, at) = (&n.name, n.revoked_at?);
+        Some(format!("{name} was revoked at {at}: it is left out of everything until it rejoins"))
+    }));
     let (latest_backup, store_free_bytes) = store.unwrap_or_default();
     if let Some(latest) = latest_backup.as_ref().filter(|b| b.size_bytes > store_free_bytes) {
         problems.push(format!(
@@ -43,7 +48,7 @@ pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
     Ok(GetStatusResponse {
         cluster: ctx.config.cluster.clone(),
         coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
-        ca_fingerprint: ctx.authority.fingerprint().to_string(),
+        ca_fingerprint: ctx.ca.roots().issuing().fingerprint().to_string(),
         active_jobs,
         latest_backup,
         store: ctx.store.root().display().to_string(),

@@ -1,15 +1,19 @@
 //! What can be typed, and what it means. Nothing is done here.
 
-use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{ffi::OsString, fmt, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::{SpanRelativeTo, Timestamp, civil::DateTime, tz::TimeZone};
 use prexor_format::{
     artifact::ArtifactKind,
-    id::{BackupId, NodeName},
+    id::BackupId,
 };
 
 use crate::exit;
+
+mod access;
+
+pub use access::{ContextVerb, LoginArgs, NodeVerb, OperatorVerb, SetupArgs, TokenRole, TokenVerb};
 
 /// Backs up and restores PrexorCloud clusters.
 #[derive(Debug, Parser)]
@@ -37,11 +41,28 @@ pub enum Verb {
     Job(JobVerb),
     /// Show what is out of order, and what there is
     Status,
-    /// Make enrolment tokens
+    /// Make, list and revoke enrolment tokens
     #[command(subcommand)]
     Token(TokenVerb),
-    /// Enrol this host as an agent
+    /// Enrol this host as an agent, or let it rejoin
     Setup(SetupArgs),
+    /// Enrol yourself as an operator on this machine
+    Login(LoginArgs),
+    /// List contexts and choose the one to use
+    #[command(subcommand)]
+    Context(ContextVerb),
+    /// Revoke the certificates of a host
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Revoke the certificates of an operator
+    #[command(subcommand)]
+    Operator(OperatorVerb),
+    /// Show who did what, newest first
+    Audit {
+        /// How many entries at most; 0 for all
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
     /// Print the completion script of a shell
     Completion {
         /// The shell
@@ -232,68 +253,6 @@ pub enum JobVerb {
     },
 }
 
-/// What can be done with tokens.
-#[derive(Debug, Subcommand)]
-pub enum TokenVerb {
-    /// Make a token, good for enrolling once; it is shown once
-    Create {
-        /// Why, for the audit trail
-        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-        description: String,
-        /// How long it is good: 30m, 1h, 2d
-        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_ttl)]
-        ttl: Duration,
-        /// What it enrols
-        #[arg(long, value_enum, default_value_t = TokenRole::Agent)]
-        role: TokenRole,
-        /// Good for this name only
-        #[arg(long, value_name = "NAME")]
-        node: Option<NodeName>,
-    },
-}
-
-/// What a token enrols.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum TokenRole {
-    /// A host.
-    Agent,
-    /// A person or script.
-    Operator,
-}
-
-/// `setup`.
-#[derive(Debug, Args)]
-#[command(after_help = "The token is read from --token-file, from a prompt, or from standard input.")]
-pub struct SetupArgs {
-    /// The coordinator's enrolment address
-    #[arg(long, value_name = "HOST:PORT")]
-    pub coordinator: Option<String>,
-    /// File that holds the token; `-` is standard input
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// This host's name in the backup system [default: its host name]
-    #[arg(long, value_name = "NAME")]
-    pub node: Option<NodeName>,
-    /// Where the agent listens
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:9445")]
-    pub listen: std::net::SocketAddr,
-    /// Where the coordinator reaches the agent [default: host name and port]
-    #[arg(long, value_name = "HOST:PORT")]
-    pub advertise: Option<String>,
-    /// The agent's configuration, to be written
-    #[arg(long, value_name = "FILE", default_value = "/etc/prexor-agent/agent.yml")]
-    pub config: PathBuf,
-    /// Where the agent keeps its credential and what it stages
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/prexor-agent")]
-    pub state_dir: PathBuf,
-    /// PrexorCloud's controller [default: found by the agent]
-    #[arg(long, value_name = "DIR")]
-    pub root: Option<PathBuf>,
-    /// Replace an existing configuration and credential
-    #[arg(long)]
-    pub force: bool,
-}
-
 /// Shells that there are completions for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Shell {
@@ -387,6 +346,8 @@ mod tests {
             "prexorctl backup create --scope mongo,valkey --scope filesystem --detach --json",
             "prexorctl status --json",
             "prexorctl --json job list --limit 0",
+            "prexorctl setup --rejoin",
+            "prexorctl node revoke h1 --yes",
             "prexorctl completion zsh",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -407,6 +368,7 @@ mod tests {
             ("prexorctl token create --node ../x", "not a node name"),
             ("prexorctl restore", "ID|latest"),
             ("prexorctl completion tcsh", "bash"),
+            ("prexorctl setup --rejoin --force", "cannot be used with"),
         ] {
             let error = parse(line).unwrap_err();
             assert_eq!(error.exit_code(), 2);

@@ -3,13 +3,14 @@
 
 use std::{cell::RefCell, env, future::Future, path::PathBuf, time::Duration};
 
+use jiff::Timestamp;
 use prexor_certs::{
-    Credential,
+    CertificateDer, Credential,
     tls::{self, Expected},
 };
 use prexor_proto::{
     backup::{
-        admin_service_client::AdminServiceClient, backup_service_client::BackupServiceClient,
+        RenewRequest, admin_service_client::AdminServiceClient, backup_service_client::BackupServiceClient,
         job_service_client::JobServiceClient, restore_service_client::RestoreServiceClient,
     },
     reason::Reason,
@@ -84,7 +85,26 @@ impl Client {
         let credential = Credential::load(&context.credential)
             .map_err(|e| Failure::local(e.to_string()).hint(Hint::OtherCredential))?;
         let channel = RefCell::new(dial_first(context, &credential).await?);
-        Ok(Self { context: context.clone(), credential, channel })
+        let client = Self { context: context.clone(), credential, channel };
+        if client.credential.leaf().renew_at() < Timestamp::now() {
+            // The one in hand is still good: what this command is for goes first, and the next one tries again.
+            let _ = client.renew().await;
+        }
+        Ok(client)
+    }
+
+    /// Replaces the credential on disk by a new one, over a new key.
+    async fn renew(&self) -> Result<(), Failure> {
+        let local = |e: &dyn std::fmt::Display| Failure::local(e.to_string());
+        let (key, csr_der) = prexor_certs::credential::generate_request().map_err(|e| local(&e))?;
+        let answer = self.call_once(RenewRequest { csr_der }, |s, r| async move { s.admin().renew(r).await }).await?;
+        let certificates = |ders: Vec<Vec<u8>>| ders.into_iter().map(CertificateDer::from).collect();
+        let (chain, roots) = (certificates(answer.chain_der), certificates(answer.roots_der));
+        let next = Credential::new(chain, key, roots).map_err(|e| local(&e))?;
+        if next.identity() != self.credential.identity() {
+            return Err(Failure::contract(format!("the coordinator answered with a certificate of {}", next.identity())));
+        }
+        next.store(&self.context.credential).map_err(|e| local(&e))
     }
 
     /// Dials again, all endpoints in order.

@@ -1,8 +1,12 @@
 //! The commands, one file each. A command asks, prints, and says how it ended.
 
+pub mod access;
+pub mod audit;
 pub mod backup;
 pub mod completion;
+pub mod context;
 pub mod job;
+pub mod login;
 pub mod outcome;
 pub mod platform;
 pub mod restore;
@@ -13,7 +17,7 @@ pub mod token;
 use serde::Serialize;
 
 use crate::{
-    cli::{BackupVerb, JobVerb, TokenVerb, Verb},
+    cli::{BackupVerb, ContextVerb, JobVerb, NodeVerb, OperatorVerb, TokenVerb, Verb},
     exit::Exit,
     failure::Failure,
     printer::Printer,
@@ -50,7 +54,15 @@ pub async fn run(printer: &Printer, verb: Verb) -> Result<Exit, Failure> {
         Verb::Token(TokenVerb::Create { description, ttl, role, node }) => {
             token::create::run(printer, description, ttl, role, node).await
         }
+        Verb::Token(TokenVerb::List) => token::list::run(printer).await,
+        Verb::Token(TokenVerb::Revoke { id }) => token::revoke::run(printer, id).await,
         Verb::Setup(args) => setup::run(printer, args).await,
+        Verb::Login(args) => login::run(printer, args).await,
+        Verb::Context(ContextVerb::List) => context::list(printer),
+        Verb::Context(ContextVerb::Use { name }) => context::switch(printer, &name),
+        Verb::Node(NodeVerb::Revoke { node, yes }) => access::revoke_node(printer, &node, yes).await,
+        Verb::Operator(OperatorVerb::Revoke { name, yes }) => access::revoke_operator(printer, &name, yes).await,
+        Verb::Audit { limit } => audit::run(printer, limit).await,
         Verb::Completion { shell } => Ok(completion::run(printer, shell)),
         Verb::Version => {
             printer.line(&format!("prexorctl {}", env!("CARGO_PKG_VERSION")));

@@ -64,6 +64,11 @@ impl Failure {
         Self { hint: Some(Hint::CoordinatorDown), ..Self::with(Exit::Unreachable, "UNREACHABLE", message) }
     }
 
+    /// Nothing on this machine has this name.
+    pub fn not_there(message: impl Into<String>) -> Self {
+        Self::with(Exit::NotFound, Reason::NotFound.as_str(), message)
+    }
+
     /// A backup is not as it was written.
     pub fn damaged(message: impl Into<String>) -> Self {
         Self::with(Exit::Failed, Reason::Damaged.as_str(), message)

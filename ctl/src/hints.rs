@@ -11,6 +11,10 @@ pub enum Hint {
     ListBackups,
     /// To see which jobs there are.
     ListJobs,
+    /// To see which contexts there are.
+    ListContexts,
+    /// To enrol for the first time.
+    SetUp,
     /// To see what holds things up.
     WaitForJob,
     /// To see what is wrong.
@@ -83,6 +87,8 @@ impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ListBackups => f.write_str("`prexorctl backup list` shows the backups that there are"),
+            Self::ListContexts => f.write_str("`prexorctl context list` shows the contexts that there are"),
+            Self::SetUp => f.write_str("`prexorctl setup` enrols a host for the first time"),
             Self::ListJobs => f.write_str("`prexorctl job list` shows the jobs that there are"),
             Self::WaitForJob => f.write_str("`prexorctl job list` shows what is running; try again when it has ended"),
             Self::Status => f.write_str("`prexorctl status` shows what is out of order"),
@@ -92,7 +98,10 @@ impl fmt::Display for Hint {
             Self::CreateBackup => f.write_str("`prexorctl backup create` makes the first one"),
             Self::CreateToken => f.write_str("`prexorctl token create` makes a new token; each is good for one use"),
             Self::OtherCredential => {
-                f.write_str("use an operator's context: as root on the coordinator's host, or by PREXORCTL_CONFIG")
+                f.write_str(
+                    "use an operator's context: as root on the coordinator's host, or `prexorctl login` with a token; \
+                     when no operator is left, `prexor-coordinator issue-operator` there as root",
+                )
             }
             Self::CoordinatorDown => {
                 f.write_str("on the coordinator's host, `systemctl status prexor-coordinator` shows whether it runs")

@@ -6,6 +6,7 @@ pub mod convert;
 pub mod facts;
 pub mod reason;
 pub mod status;
+pub mod trust;
 
 pub use generated::prexorcloud::{agent::v1 as agent, backup::v1 as backup, enroll::v1 as enroll};
 

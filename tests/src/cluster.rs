@@ -19,6 +19,8 @@ use crate::{
     servers::{self, Mongod, PATIENCE, Valkey, free_port, wait_until},
 };
 
+mod identity;
+
 /// A running cluster. Its processes end when it is dropped.
 #[derive(Debug)]
 pub struct Cluster {
@@ -259,6 +261,12 @@ impl Cluster {
         self.coordinator = Some(self.spawn("prexor-coordinator", &config));
         let probe = self.ctl_command(&["status", "--json"]);
         self.wait_for_program("prexor-coordinator", probe).await;
+    }
+
+    /// Starts the coordinator, whether it answers the operator at hand or not.
+    pub fn start_coordinator_unasked(&mut self) {
+        let config = self.dir().join("coordinator.yml");
+        self.coordinator = Some(self.spawn("prexor-coordinator", &config));
     }
 
     /// Starts the agent and waits until it answers the coordinator.

@@ -4,13 +4,19 @@ use std::{error::Error as StdError, io, sync::Arc, time::Duration};
 
 use http::uri::Authority;
 use hyper_util::rt::TokioIo;
-use prexor_certs::tls::{ALPN_H2, Problem, server_name};
+use prexor_certs::{
+    Leaf,
+    tls::{ALPN_H2, Problem, server_name},
+};
 use rustls::ClientConfig;
 use tokio::{io::AsyncBufReadExt as _, net::TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_FRAME, STREAM_WINDOW};
+use crate::{
+    CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_FRAME, STREAM_WINDOW,
+    revoked::{Guarded, Revoked},
+};
 
 /// How long things may take before a connection counts as lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +101,20 @@ impl DialError {
 /// # Errors
 /// What kept the first connection from being made. Errors of later ones: [`DialError::behind`] the call's status.
 pub async fn channel(address: &str, config: Arc<ClientConfig>, timeouts: Timeouts) -> Result<Channel, DialError> {
+    guarded_channel(address, config, timeouts, Revoked::default()).await
+}
+
+/// As [`channel`]; a connection ends when the certificate of its server is revoked. That new ones are refused is the
+/// configuration's part.
+///
+/// # Errors
+/// As [`channel`].
+pub async fn guarded_channel(
+    address: &str,
+    config: Arc<ClientConfig>,
+    timeouts: Timeouts,
+    revoked: Revoked,
+) -> Result<Channel, DialError> {
     let endpoint = endpoint(address)
         .ok_or_else(|| DialError { address: address.to_owned(), kind: DialErrorKind::Address })?
         .initial_stream_window_size(STREAM_WINDOW)
@@ -105,11 +125,15 @@ pub async fn channel(address: &str, config: Arc<ClientConfig>, timeouts: Timeout
         .keep_alive_while_idle(true);
     let target: Arc<str> = address.into();
     let connector = tower::service_fn(move |_| {
-        let (target, config) = (target.clone(), config.clone());
+        let (target, config, revoked) = (target.clone(), config.clone(), revoked.clone());
         async move {
             let failed = |kind| DialError { address: target.to_string(), kind };
             match tokio::time::timeout(timeouts.connect, connect(&target, config)).await {
-                Ok(Ok(stream)) => Ok(TokioIo::new(stream)),
+                Ok(Ok(stream)) => {
+                    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                    let serial = leaf.and_then(|leaf| Leaf::parse(leaf).ok()).map(|leaf| leaf.serial);
+                    Ok(TokioIo::new(Guarded::new(stream, serial.as_deref(), &revoked)))
+                }
                 Ok(Err(kind)) => Err(failed(kind)),
                 Err(_) => Err(failed(DialErrorKind::TimedOut(timeouts.connect))),
             }

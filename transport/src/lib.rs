@@ -3,8 +3,10 @@
 //! tonic's own TLS bakes certificates in when a server starts; ours takes the newest configuration for every handshake.
 //! What runs over a connection, and who may call what, is not known here.
 
+pub mod access;
 pub mod context;
 pub mod dial;
+pub mod revoked;
 pub mod serve;
 
 use std::time::Duration;

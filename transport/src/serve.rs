@@ -25,7 +25,10 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::{Server, server::Connected};
 
-use crate::{CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_FRAME, STREAM_WINDOW};
+use crate::{
+    CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_FRAME, STREAM_WINDOW,
+    revoked::{Guarded, Revoked},
+};
 
 /// How much strangers can ask of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +96,19 @@ pub fn incoming(
     config: watch::Receiver<Arc<ServerConfig>>,
     limits: Limits,
 ) -> impl Stream<Item = io::Result<TlsStream>> + Send + 'static {
+    guarded_incoming(listener, config, limits, Revoked::default())
+}
+
+/// As [`incoming`]; a connection ends when the certificate of its client is revoked. That new ones are refused is the
+/// configuration's part.
+pub fn guarded_incoming(
+    listener: TcpListener,
+    config: watch::Receiver<Arc<ServerConfig>>,
+    limits: Limits,
+    revoked: Revoked,
+) -> impl Stream<Item = io::Result<TlsStream>> + Send + 'static {
     let (ready, connections) = mpsc::channel(16);
-    tokio::spawn(accept(listener, config, limits, ready));
+    tokio::spawn(accept(listener, config, limits, revoked, ready));
     tokio_stream::wrappers::ReceiverStream::new(connections)
 }
 
@@ -102,11 +116,13 @@ async fn accept(
     listener: TcpListener,
     config: watch::Receiver<Arc<ServerConfig>>,
     limits: Limits,
+    revoked: Revoked,
     ready: mpsc::Sender<io::Result<TlsStream>>,
 ) {
     let slots = Arc::new(Semaphore::new(limits.max_connections.min(Semaphore::MAX_PERMITS)));
     let mut handshakes = JoinSet::new();
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
+    let warned = Arc::new(Warnings::default());
     loop {
         let accepted = tokio::select! {
             () = ready.closed() => return,
@@ -130,14 +146,14 @@ async fn accept(
             let _ = handshakes.join_next().await;
         }
         let acceptor = TlsAcceptor::from(config.borrow().clone());
-        let (slots, ready) = (slots.clone(), ready.clone());
+        let (slots, ready, revoked, warned) = (slots.clone(), ready.clone(), revoked.clone(), warned.clone());
         oldest_first.push_back(handshakes.spawn(async move {
-            match tokio::time::timeout(limits.handshake_timeout, handshake(acceptor, tcp, address, slots)).await {
+            match tokio::time::timeout(limits.handshake_timeout, handshake(acceptor, tcp, address, slots, &revoked)).await {
                 Ok(Ok(connection)) => {
                     // A closed channel means that the server is shutting down: the connection is dropped with it.
                     let _ = ready.send(Ok(connection)).await;
                 }
-                Ok(Err(reason)) => tracing::debug!(peer = %address, reason, "a connection was refused"),
+                Ok(Err(refusal)) => warned.tell(address, &refusal),
                 Err(_) => tracing::debug!(peer = %address, "a TLS handshake took too long"),
             }
         }));
@@ -152,28 +168,59 @@ async fn handshake(
     tcp: TcpStream,
     address: SocketAddr,
     slots: Arc<Semaphore>,
-) -> Result<TlsStream, String> {
-    tcp.set_nodelay(true).map_err(|e| e.to_string())?;
-    let mut tls = acceptor.accept(tcp).await.map_err(|e| Problem::of_io(&e).to_string())?;
+    revoked: &Revoked,
+) -> Result<TlsStream, Problem> {
+    let other = |e: &dyn std::fmt::Display| Problem::Protocol(e.to_string());
+    tcp.set_nodelay(true).map_err(|e| other(&e))?;
+    let mut tls = acceptor.accept(tcp).await.map_err(|e| Problem::of_io(&e))?;
     let (_, session) = tls.get_ref();
     if session.alpn_protocol() != Some(ALPN_H2) {
-        return Err("it did not ask for HTTP/2".into());
+        return Err(Problem::Protocol("it did not ask for HTTP/2".into()));
     }
     let certificate = match session.peer_certificates().and_then(<[_]>::first) {
-        Some(leaf) => Some(Leaf::parse(leaf).map_err(|e| e.to_string())?),
+        Some(leaf) => Some(Leaf::parse(leaf).map_err(|e| Problem::Untrusted(e.to_string()))?),
         None => None,
     };
     let Ok(slot) = slots.try_acquire_owned() else {
         let _ = tls.shutdown().await;
-        return Err("too many connections are open".into());
+        return Err(Problem::Protocol("too many connections are open".into()));
     };
-    Ok(TlsStream { inner: tls, info: PeerInfo { address, certificate }, _slot: slot })
+    let serial = certificate.as_ref().map(|leaf| leaf.serial.as_str());
+    let inner = Guarded::new(tls, serial, revoked);
+    Ok(TlsStream { inner, info: PeerInfo { address, certificate }, _slot: slot })
+}
+
+/// How often people are told of strangers: they can knock faster than anybody reads.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// When it was last told of a refused connection, and of how many it was not told since.
+#[derive(Default)]
+struct Warnings(std::sync::Mutex<(Option<std::time::Instant>, u64)>);
+
+impl Warnings {
+    fn tell(&self, peer: SocketAddr, refusal: &Problem) {
+        // Whoever shows a certificate, or looks at ours, means us: these are for people. The rest is scanners' noise.
+        if matches!(refusal, Problem::Protocol(_)) {
+            tracing::debug!(%peer, "a connection was refused: {refusal}");
+            return;
+        }
+        let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if state.0.is_some_and(|last| last.elapsed() < WARN_EVERY) {
+            state.1 += 1;
+            return;
+        }
+        let more = std::mem::take(&mut state.1);
+        state.0 = Some(std::time::Instant::now());
+        let by = if matches!(refusal, Problem::Rejected(_)) { "refused by the other end" } else { "refused" };
+        let more = if more > 0 { format!(" ({more} more since the last message)") } else { String::new() };
+        tracing::warn!(%peer, "a connection was {by}: {refusal}{more}");
+    }
 }
 
 /// One accepted connection. While it lives it counts against [`Limits::max_connections`].
 #[derive(Debug)]
 pub struct TlsStream {
-    inner: tokio_rustls::server::TlsStream<TcpStream>,
+    inner: Guarded<tokio_rustls::server::TlsStream<TcpStream>>,
     info: PeerInfo,
     _slot: OwnedSemaphorePermit,
 }

@@ -3,7 +3,7 @@
 use prexor_proto::{convert::BadWire, reason::Reason, status::status};
 use tonic::Status;
 
-use crate::{fence::FenceError, services::ServiceError, source::SourceError};
+use crate::{fence::FenceError, identity::KeeperError, services::ServiceError, source::SourceError};
 
 pub(super) fn source(error: SourceError) -> Status {
     let reason = match &error {
@@ -21,6 +21,14 @@ pub(super) fn fence(error: FenceError) -> Status {
     let reason = match &error {
         FenceError::OtherCluster { .. } | FenceError::Stale { .. } => Reason::Fenced,
         FenceError::Io { .. } => Reason::Internal,
+    };
+    status(reason, error.to_string())
+}
+
+pub(super) fn keeper(error: KeeperError) -> Status {
+    let reason = match &error {
+        KeeperError::Unfit(_) | KeeperError::Identity(_) => Reason::InvalidRequest,
+        _ => Reason::Internal,
     };
     status(reason, error.to_string())
 }

@@ -17,7 +17,10 @@ use rustls::{
     },
 };
 
-use crate::identity::{Identity, IdentityError, Role};
+use crate::{
+    identity::{Identity, IdentityError, Role},
+    leaf::Leaf,
+};
 
 /// Whom a client wants to talk to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +98,21 @@ impl From<PeerError> for Error {
     }
 }
 
+/// Which certificates are no longer good although their dates say so.
+pub trait Revocations: fmt::Debug + Send + Sync {
+    /// Whether the certificate with this serial number (lower-case hexadecimal) was revoked.
+    fn is_revoked(&self, serial: &str) -> bool;
+}
+
+/// Whom a certificate speaks for, unless it was revoked.
+fn speaker(leaf: &CertificateDer<'_>, revocations: Option<&Arc<dyn Revocations>>) -> Result<Identity, Error> {
+    let leaf = Leaf::parse(leaf).map_err(PeerError::from)?;
+    if revocations.is_some_and(|r| r.is_revoked(&leaf.serial)) {
+        return Err(CertificateError::Revoked.into());
+    }
+    Ok(leaf.identity)
+}
+
 fn list(digests: &[Sha256Digest]) -> String {
     digests.iter().map(Sha256Digest::to_string).collect::<Vec<_>>().join(" or ")
 }
@@ -130,11 +148,17 @@ pub(super) struct ServerVerifier {
     roots: RootCertStore,
     trusted: Vec<Sha256Digest>,
     expected: Expected,
+    revocations: Option<Arc<dyn Revocations>>,
 }
 
 impl ServerVerifier {
-    pub(super) fn new(roots: RootCertStore, certificates: &[CertificateDer<'_>], expected: Expected) -> Self {
-        Self { roots, trusted: fingerprints(certificates), expected }
+    pub(super) fn new(
+        roots: RootCertStore,
+        certificates: &[CertificateDer<'_>],
+        expected: Expected,
+        revocations: Option<Arc<dyn Revocations>>,
+    ) -> Self {
+        Self { roots, trusted: fingerprints(certificates), expected, revocations }
     }
 }
 
@@ -150,7 +174,7 @@ impl ServerCertVerifier for ServerVerifier {
         let parsed = ParsedCertificate::try_from(leaf)?;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, chain, now, algorithms().all)
             .map_err(|e| name_authorities(e, chain, &self.trusted))?;
-        let presented = Identity::of_certificate(leaf).map_err(PeerError::from)?;
+        let presented = speaker(leaf, self.revocations.as_ref())?;
         if !self.expected.admits(&presented) {
             return Err(PeerError::WrongIdentity { presented, expected: self.expected.to_string() }.into());
         }
@@ -245,14 +269,20 @@ pub(super) struct ClientVerifier {
     inner: Arc<dyn ClientCertVerifier>,
     trusted: Vec<Sha256Digest>,
     cluster: String,
+    revocations: Option<Arc<dyn Revocations>>,
 }
 
 impl ClientVerifier {
-    pub(super) fn new(roots: RootCertStore, certificates: &[CertificateDer<'_>], cluster: &str) -> Result<Self, Error> {
+    pub(super) fn new(
+        roots: RootCertStore,
+        certificates: &[CertificateDer<'_>],
+        cluster: &str,
+        revocations: Option<Arc<dyn Revocations>>,
+    ) -> Result<Self, Error> {
         let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider()))
             .build()
             .map_err(|e| Error::General(e.to_string()))?;
-        Ok(Self { inner, trusted: fingerprints(certificates), cluster: cluster.to_owned() })
+        Ok(Self { inner, trusted: fingerprints(certificates), cluster: cluster.to_owned(), revocations })
     }
 }
 
@@ -269,7 +299,7 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         self.inner.verify_client_cert(leaf, chain, now).map_err(|e| name_authorities(e, chain, &self.trusted))?;
-        let presented = Identity::of_certificate(leaf).map_err(PeerError::from)?;
+        let presented = speaker(leaf, self.revocations.as_ref())?;
         if presented.cluster() != self.cluster {
             let expected = format!("an identity of cluster '{}'", self.cluster);
             return Err(PeerError::WrongIdentity { presented, expected }.into());

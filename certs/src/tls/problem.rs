@@ -67,6 +67,7 @@ fn untrusted(reason: &CertificateError) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "its certificate is not meant for this end of a connection".into()
         }
+        CertificateError::Revoked => "its certificate was revoked: rejoin it".into(),
         CertificateError::Other(OtherError(error)) => error.to_string(),
         other => format!("its certificate is not accepted: {other}"),
     }

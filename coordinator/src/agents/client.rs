@@ -3,8 +3,8 @@
 use prexor_format::id::NodeName;
 use prexor_proto::{
     agent::{
-        ApplyRequest, ApplyResponse, CaptureRequest, ControlServiceRequest, Fence, InspectRequest, PingRequest,
-        ProbeRequest, ProbeResponse, ServiceVerb, agent_service_client::AgentServiceClient, apply_response,
+        ApplyRequest, ApplyResponse, CaptureRequest, ControlServiceRequest, Fence, InspectRequest, ProbeRequest,
+        ProbeResponse, ServiceVerb, agent_service_client::AgentServiceClient, apply_response,
     },
     backup::{Node, Progress, ServiceRole, ServiceState},
     convert::{BadWire, compression_to_wire, kind_to_wire},
@@ -88,15 +88,6 @@ impl AgentClient {
         let request = InspectRequest { laws: look == Look::ForRestore };
         let answer = self.within(self.limits.answer, "inspecting", client.inspect(request)).await?;
         answer.node.ok_or_else(|| failure::of_wire(&self.node, &BadWire("an inspection without a node".into())))
-    }
-
-    /// Whether the agent is there and works.
-    ///
-    /// # Errors
-    /// When it does not answer.
-    pub async fn ping(&self) -> Result<(), Error> {
-        let mut client = self.client.clone();
-        self.within(self.limits.answer, "being asked whether it is there", client.ping(PingRequest {})).await.map(drop)
     }
 
     /// Begins to stream an artifact, compressed as the agent is configured unless something else is asked for. Dropping

@@ -4,13 +4,26 @@ use std::time::Duration;
 
 use prexor_format::id::NodeName;
 use prexor_proto::{convert::BadWire, reason::Reason, status};
-use prexor_transport::dial::DialError;
+use prexor_transport::dial::{DialError, DialErrorKind};
 use tonic::{Code, Status};
 
 use crate::error::Error;
 
 pub(super) fn of_dial(node: &NodeName, e: &DialError) -> Error {
-    Error::new(Reason::AgentUnavailable, format!("the agent on {node} cannot be reached: {e}")).on(node.as_str())
+    let rejoin = match e.kind {
+        DialErrorKind::Untrusted(_) | DialErrorKind::Rejected(_) => format!("; {}", rejoin(node)),
+        _ => String::new(),
+    };
+    let message = format!("the agent on {node} cannot be reached: {e}{rejoin}");
+    Error::new(Reason::AgentUnavailable, message).on(node.as_str())
+}
+
+/// The way back, whatever became of the certificate or of the CA.
+fn rejoin(node: &NodeName) -> String {
+    format!(
+        "to let it in again, `prexorctl token create --description rejoin --ttl 1h` here, then `prexorctl setup --rejoin` \
+         on {node}"
+    )
 }
 
 pub(super) fn of_status(node: &NodeName, s: &Status) -> Error {

@@ -10,14 +10,10 @@ use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
 use prexor_certs::Credential;
 use prexor_format::{id::NodeName, text};
-use prexor_proto::reason::Reason;
 use tokio_util::sync::CancellationToken;
 
-use super::{AgentClient, Agents, INSPECTIONS_AT_ONCE};
-use crate::{
-    catalog::{Catalog, NodeRecord},
-    error::Error,
-};
+use super::{AgentClient, Agents, INSPECTIONS_AT_ONCE, upkeep::is_answer};
+use crate::{catalog::NodeRecord, context::Context, error::Error};
 
 /// What is known of an agent since the coordinator was started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,12 +69,12 @@ struct Line {
 
 impl Agents {
     /// Asks every enrolled agent at every heartbeat whether it is there, until `stop` fires.
-    pub async fn watch_over(self, catalog: Catalog, stop: CancellationToken) {
+    pub async fn watch_over(self, ctx: Arc<Context>, stop: CancellationToken) {
         let mut lines: HashMap<NodeName, Line> = HashMap::new();
         let mut beat = tokio::time::interval(self.limits.heartbeat);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(beat.tick()).await.is_some() {
-            let nodes = match catalog.nodes().await {
+            let nodes = match ctx.catalog.nodes().await {
                 Ok(nodes) => nodes,
                 Err(e) => {
                     tracing::warn!("it is not known which agents to ask: {e}");
@@ -86,7 +82,7 @@ impl Agents {
                 }
             };
             self.sights.keep(&nodes);
-            let asked: Vec<_> = nodes.iter().map(|node| self.ask(node, lines.remove(&node.name))).collect();
+            let asked: Vec<_> = nodes.iter().map(|node| self.ask(&ctx, node, lines.remove(&node.name))).collect();
             let asking = stream::iter(asked).buffer_unordered(INSPECTIONS_AT_ONCE).collect::<Vec<_>>();
             let Some(answers) = stop.run_until_cancelled(asking).await else { return };
             lines = answers.into_iter().flatten().collect();
@@ -94,37 +90,31 @@ impl Agents {
     }
 
     /// Asks one agent, over the line from last time where there is one, and returns the line to use next time.
-    async fn ask(&self, node: &NodeRecord, line: Option<Line>) -> Option<(NodeName, Line)> {
-        let answer = self.line(node, line).await;
+    async fn ask(&self, ctx: &Context, node: &NodeRecord, line: Option<Line>) -> Option<(NodeName, Line)> {
+        let answer = self.line(ctx, node, line).await;
         self.sights.note(&node.name, answer.as_ref().map(drop));
         answer.ok().map(|line| (node.name.clone(), line))
     }
 
-    async fn line(&self, node: &NodeRecord, line: Option<Line>) -> Result<Line, Error> {
+    async fn line(&self, ctx: &Context, node: &NodeRecord, line: Option<Line>) -> Result<Line, Error> {
         let credential = self.credential.borrow().clone();
         let usable = line.filter(|l| l.address == node.address && Arc::ptr_eq(&l.credential, &credential));
         if let Some(line) = usable
-            && is_there(&line.client).await.is_ok()
+            && is_answer(line.client.tend(ctx).await).is_ok()
         {
             return Ok(line);
         }
         // An agent that was started again closed the line: only a new one tells whether it is there.
         let client = self.connect(node).await?;
-        is_there(&client).await?;
+        is_answer(client.tend(ctx).await)?;
         Ok(Line { address: node.address.clone(), credential, client })
-    }
-}
-
-async fn is_there(client: &AgentClient) -> Result<(), Error> {
-    match client.ping().await {
-        // An agent of a version that does not know the call answers all the same.
-        Err(e) if e.reason == Reason::InvalidRequest => Ok(()),
-        answer => answer,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use prexor_proto::reason::Reason;
+
     use super::*;
 
     #[test]

@@ -16,7 +16,7 @@ use prexor_proto::{
     agent::{
         ApplyEnd, ApplyRequest, ApplyResponse, CaptureRequest, CaptureResponse, Chunk, ControlServiceRequest,
         ControlServiceResponse, Fence, FileBegin, InspectRequest, InspectResponse, PingRequest, PingResponse,
-        ProbeRequest, ProbeResponse, StageRequest, StageResponse,
+        ProbeRequest, ProbeResponse, StageRequest, StageResponse, TrustRequest, TrustResponse,
         agent_service_server::{AgentService, AgentServiceServer},
         apply_response, capture_response, stage_request,
     },
@@ -85,7 +85,11 @@ impl AgentService for Scripted {
     }
 
     async fn ping(&self, _: Request<PingRequest>) -> Result<Response<PingResponse>, Status> {
-        Ok(Response::new(PingResponse {}))
+        Ok(Response::new(PingResponse::default()))
+    }
+
+    async fn trust(&self, _: Request<TrustRequest>) -> Result<Response<TrustResponse>, Status> {
+        Ok(Response::new(TrustResponse {}))
     }
 
     async fn capture(&self, _: Request<CaptureRequest>) -> Result<Response<Self::CaptureStream>, Status> {
@@ -178,8 +182,9 @@ async fn site(script: Script, name: &str) -> Site {
         serial: String::new(),
         not_after: now,
         enrolled_at: now,
+        revoked_at: None,
     };
-    Site { agents: Agents::new(credential.subscribe(), timeouts), record, staged, _dir: dir }
+    Site { agents: Agents::new(credential.subscribe(), timeouts, Revoked::default()), record, staged, _dir: dir }
 }
 
 async fn client(script: Script) -> (AgentClient, Site) {

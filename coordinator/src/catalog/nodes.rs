@@ -22,19 +22,22 @@ pub struct NodeRecord {
     pub not_after: Timestamp,
     /// When it was issued.
     pub enrolled_at: Timestamp,
+    /// When it was revoked; `None`: it was not, or has rejoined.
+    pub revoked_at: Option<Timestamp>,
 }
 
 impl Catalog {
-    /// Records a node; one with this name is replaced (it has enrolled again).
+    /// Records a node; one with this name is replaced (it has enrolled again, or has a new certificate).
     ///
     /// # Errors
     /// When the catalog cannot be written.
     pub async fn put_node(&self, node: &NodeRecord) -> Result<(), Error> {
         sqlx::query(
-            "INSERT INTO nodes (name, hostname, address, serial, not_after_ms, enrolled_ms)
-             VALUES ($1, $2, $3, $4, $5, $6)
+            "INSERT INTO nodes (name, hostname, address, serial, not_after_ms, enrolled_ms, revoked_ms)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)
              ON CONFLICT (name) DO UPDATE SET hostname = excluded.hostname, address = excluded.address,
-                 serial = excluded.serial, not_after_ms = excluded.not_after_ms, enrolled_ms = excluded.enrolled_ms",
+                 serial = excluded.serial, not_after_ms = excluded.not_after_ms, enrolled_ms = excluded.enrolled_ms,
+                 revoked_ms = excluded.revoked_ms",
         )
         .bind(node.name.as_str())
         .bind(&node.hostname)
@@ -42,16 +45,40 @@ impl Catalog {
         .bind(&node.serial)
         .bind(node.not_after.as_millisecond())
         .bind(node.enrolled_at.as_millisecond())
+        .bind(node.revoked_at.map(Timestamp::as_millisecond))
         .execute(&self.pool)
         .await?;
         Ok(())
     }
 
-    /// All nodes, by name.
+    /// Takes note of the next certificate of a node, unless it was revoked meanwhile.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub async fn renew_node(&self, name: &NodeName, serial: &str, not_after: Timestamp) -> Result<(), Error> {
+        sqlx::query("UPDATE nodes SET serial = $1, not_after_ms = $2 WHERE name = $3 AND revoked_ms IS NULL")
+            .bind(serial)
+            .bind(not_after.as_millisecond())
+            .bind(name.as_str())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// All nodes that are not revoked, by name.
     ///
     /// # Errors
     /// When the catalog cannot be read.
     pub async fn nodes(&self) -> Result<Vec<NodeRecord>, Error> {
+        let all = self.all_nodes().await?;
+        Ok(all.into_iter().filter(|n| n.revoked_at.is_none()).collect())
+    }
+
+    /// All nodes, revoked ones too, by name.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn all_nodes(&self) -> Result<Vec<NodeRecord>, Error> {
         let rows = sqlx::query("SELECT * FROM nodes ORDER BY name").fetch_all(&self.pool).await?;
         rows.iter()
             .map(|row| {
@@ -63,6 +90,7 @@ impl Catalog {
                     serial: row.try_get("serial")?,
                     not_after: time(row.try_get("not_after_ms")?)?,
                     enrolled_at: time(row.try_get("enrolled_ms")?)?,
+                    revoked_at: row.try_get::<Option<i64>, _>("revoked_ms")?.map(time).transpose()?,
                 })
             })
             .collect()
@@ -71,10 +99,17 @@ impl Catalog {
     /// The node with this name.
     ///
     /// # Errors
-    /// `NOT_FOUND` when there is none.
+    /// `NOT_FOUND` when there is none, or it was revoked.
     pub async fn node(&self, name: &NodeName) -> Result<NodeRecord, Error> {
-        self.nodes().await?.into_iter().find(|n| n.name == *name).ok_or_else(|| {
-            Error::not_found(format!("no agent is enrolled as '{name}': `prexorctl status` lists the nodes"))
-        })
+        match self.all_nodes().await?.into_iter().find(|n| n.name == *name) {
+            Some(NodeRecord { revoked_at: Some(at), .. }) => Err(Error::not_found(format!(
+                "the agent '{name}' was revoked at {at}: to let it in again, `prexorctl token create --node {name}` and, \
+                 on its host, `prexorctl setup --rejoin`"
+            ))),
+            Some(node) => Ok(node),
+            None => Err(Error::not_found(format!(
+                "no agent is enrolled as '{name}': `prexorctl status` lists the nodes"
+            ))),
+        }
     }
 }

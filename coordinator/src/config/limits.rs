@@ -1,8 +1,9 @@
-//! How long agents may be silent, and how many jobs may wait.
+//! How long agents may be silent, how many jobs may wait, and how long certificates are good.
 
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Span, SpanRelativeTo};
+use prexor_certs::{Role, authority::default_lifetime};
 use serde::Deserialize;
 
 /// How many jobs may wait.
@@ -70,6 +71,62 @@ impl AgentLimits {
             sync: span("sync", raw.sync, default.sync, 2)?,
             service: span("service", raw.service, default.service, 2)?,
         })
+    }
+}
+
+/// How long certificates are good. Each is renewed when two thirds of that are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Of agents.
+    pub agent: Duration,
+    /// Of the coordinator.
+    pub coordinator: Duration,
+    /// Of operators.
+    pub operator: Duration,
+}
+
+/// The section as it is written: `30d`, `12h`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLifetimes {
+    agent: Option<Span>,
+    coordinator: Option<Span>,
+    operator: Option<Span>,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        let [agent, coordinator, operator] = [Role::Agent, Role::Coordinator, Role::Operator].map(default_lifetime);
+        Self { agent, coordinator, operator }
+    }
+}
+
+impl Lifetimes {
+    /// Refuses lives that are over before they could be renewed, and those that nothing short of a revocation ends.
+    pub(super) fn validate(raw: &RawLifetimes) -> Result<Self, String> {
+        let span = |key: &str, given: Option<Span>, default: Duration| {
+            let Some(given) = given else { return Ok(default) };
+            let duration = given.to_duration(SpanRelativeTo::days_are_24_hours()).ok();
+            match duration.and_then(|d| Duration::try_from(d).ok()) {
+                Some(d) if (2..=825 * 86400).contains(&d.as_secs()) => Ok(d),
+                _ => Err(format!("certificates.{key} is {given:#}: use between 2s and 825d")),
+            }
+        };
+        let default = Self::default();
+        Ok(Self {
+            agent: span("agent", raw.agent, default.agent)?,
+            coordinator: span("coordinator", raw.coordinator, default.coordinator)?,
+            operator: span("operator", raw.operator, default.operator)?,
+        })
+    }
+
+    /// That of a role.
+    pub fn of(&self, role: Role) -> Duration {
+        match role {
+            Role::Agent => self.agent,
+            Role::Coordinator => self.coordinator,
+            Role::Operator => self.operator,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use prexor_proto::{
     convert::{compression_from_wire, digest_from_wire, scope_from_wire},
     reason::Reason,
 };
+use prexor_transport::access;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use super::{Api, LATEST, backup_id, backup_or_latest, bad_wire, caller, page};
@@ -79,7 +80,7 @@ async fn next(frames: &mut Streaming<ImportBackupRequest>) -> Result<Option<Fram
 #[async_trait]
 impl BackupService for Api {
     async fn create_backup(&self, request: Request<CreateBackupRequest>) -> Result<Response<Job>, Status> {
-        let who = caller(&request)?.to_string();
+        let (who, about) = (caller(&request)?.to_string(), access::About::of(&request));
         let request = request.into_inner();
         if request.description.len() > MAX_DESCRIPTION {
             return Err(Error::invalid(format!("the description is longer than {MAX_DESCRIPTION} bytes")).into());
@@ -90,7 +91,9 @@ impl BackupService for Api {
             description: Some(request.description).filter(|d| !d.is_empty()),
         };
         let wait = if request.no_queue { Wait::No } else { Wait::InQueue };
-        Ok(Response::new(self.ctx.jobs.submit(&self.ctx, task, wait, &request.request_id, &who).await?))
+        let job = self.ctx.jobs.submit(&self.ctx, task, wait, &request.request_id, &who).await?;
+        about.is(&job.id);
+        Ok(Response::new(job))
     }
 
     async fn get_backup(&self, request: Request<GetBackupRequest>) -> Result<Response<GetBackupResponse>, Status> {
@@ -116,9 +119,10 @@ impl BackupService for Api {
     }
 
     async fn verify_backup(&self, request: Request<VerifyBackupRequest>) -> Result<Response<Job>, Status> {
-        let who = caller(&request)?.to_string();
+        let (who, about) = (caller(&request)?.to_string(), access::About::of(&request));
         let request = request.into_inner();
         let id = backup_or_latest(&self.ctx, &request.backup_id).await?;
+        about.is(id.to_string());
         // A repeated call must not become another one because there is a newer backup by now.
         if request.backup_id == LATEST
             && let Some(known) = self.ctx.catalog.job_of_request(&request.request_id).await?
@@ -135,10 +139,10 @@ impl BackupService for Api {
         &self,
         request: Request<DeleteBackupRequest>,
     ) -> Result<Response<DeleteBackupResponse>, Status> {
-        let who = caller(&request)?;
+        let about = access::About::of(&request);
         let id = backup_id(&request.into_inner().backup_id)?;
+        about.is(id.to_string());
         backups::delete(&self.ctx, &id).await?;
-        tracing::info!(backup = %id, %who, "a backup was deleted");
         Ok(Response::new(DeleteBackupResponse {}))
     }
 
@@ -146,11 +150,11 @@ impl BackupService for Api {
         &self,
         request: Request<Streaming<ImportBackupRequest>>,
     ) -> Result<Response<Backup>, Status> {
-        let who = caller(&request)?;
+        let about = access::About::of(&request);
         // In a task of its own: what a caller that goes away has sent must be removed.
         let imported = tokio::spawn(import(self.ctx.clone(), request.into_inner())).await;
         let backup = imported.map_err(|e| Error::internal(format!("the import hit a defect: {e}")))??;
-        tracing::info!(backup = backup.id, %who, "a dump was imported");
+        about.is(&backup.id);
         Ok(Response::new(backup))
     }
 }

@@ -30,12 +30,13 @@ impl Enrolment {
 impl EnrolmentService for Enrolment {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
         let from = serve::peer(&request).map(|p| p.address);
-        let EnrolRequest { token, csr_der, name, hostname, address } = request.into_inner();
-        let applicant = Applicant { token: &token, csr_der: &csr_der, name: &name, hostname, address, from };
+        let EnrolRequest { token, csr_der, name, hostname, address, role, rejoin } = request.into_inner();
+        let (token, csr_der, name, role) = (&token, &csr_der, &name, &role);
+        let applicant = Applicant { token, csr_der, name, hostname, address, role, rejoin, from };
         let issued = enrolment::enrol(&self.ctx, applicant).await?;
         Ok(Response::new(EnrolResponse {
             chain_der: issued.chain.iter().map(|c| c.to_vec()).collect(),
-            roots_der: vec![self.ctx.authority.root_der().to_vec()],
+            roots_der: issued.roots.iter().map(|c| c.to_vec()).collect(),
             not_after: Some(time_to_wire(issued.leaf.not_after)),
             identity: issued.leaf.identity.to_string(),
             api_address: self.ctx.config.api_address.clone(),

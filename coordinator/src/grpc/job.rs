@@ -8,6 +8,7 @@ use prexor_proto::backup::{
     CancelJobRequest, GetJobRequest, Job, JobEvent, ListJobsRequest, ListJobsResponse, WatchJobRequest,
     job_service_server::JobService,
 };
+use prexor_transport::access::About;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{Api, caller, page};
@@ -43,7 +44,9 @@ impl JobService for Api {
     }
 
     async fn cancel_job(&self, request: Request<CancelJobRequest>) -> Result<Response<Job>, Status> {
-        let who = caller(&request)?.to_string();
-        Ok(Response::new(self.ctx.jobs.cancel(&self.ctx, &request.into_inner().job_id, &who).await?))
+        let (who, about) = (caller(&request)?.to_string(), About::of(&request));
+        let job_id = request.into_inner().job_id;
+        about.is(format!("{job_id:.40}"));
+        Ok(Response::new(self.ctx.jobs.cancel(&self.ctx, &job_id, &who).await?))
     }
 }

@@ -6,6 +6,7 @@ use prexor_proto::{
     convert::{scope_from_wire, selection_from_wire, time_from_wire},
     reason::Reason,
 };
+use prexor_transport::access::About;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::{Api, LATEST, backup_id, bad_wire, caller, latest};
@@ -24,13 +25,14 @@ impl RestoreService for Api {
     }
 
     async fn apply_restore(&self, request: Request<ApplyRestoreRequest>) -> Result<Response<Job>, Status> {
-        let who = caller(&request)?.to_string();
+        let (who, about) = (caller(&request)?.to_string(), About::of(&request));
         let request = request.into_inner();
         // Before anything is computed again: once the restore runs, the facts are no longer those of its plan.
         if let Some(job) = repeated(&self.ctx, &request).await? {
             return Ok(Response::new(job));
         }
         let asked = request.plan.ok_or_else(|| Error::invalid("the request names no plan"))?;
+        about.is(&asked.backup_id);
         let plan = plan(&self.ctx, &asked).await?;
         restore::refuse(&plan)?;
         let plan = plan_to_wire(&plan);
@@ -39,8 +41,11 @@ impl RestoreService for Api {
                            --dry-run";
             return Err(Error::new(Reason::PlanChanged, message).into());
         }
+        let backup = plan.backup_id.clone();
         let task = Task::Restore(Box::new(plan));
-        Ok(Response::new(self.ctx.jobs.submit(&self.ctx, task, Wait::InQueue, &request.request_id, &who).await?))
+        let job = self.ctx.jobs.submit(&self.ctx, task, Wait::InQueue, &request.request_id, &who).await?;
+        about.is(format!("{backup} ({})", job.id));
+        Ok(Response::new(job))
     }
 }
 

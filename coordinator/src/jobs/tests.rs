@@ -1,12 +1,14 @@
 //! The life of jobs, with a real catalog and store and no agents.
 
-use prexor_certs::Authority;
 use prexor_format::artifact::ArtifactKind;
 use prexor_proto::backup::{Failure, Message, job_event::Event};
+use prexor_transport::revoked::Revoked;
 use tokio_stream::StreamExt as _;
 
 use super::*;
-use crate::{agents::Agents, backups, config::Config, scope::Scope, store::Store, tls::Tls};
+use crate::{
+    agents::Agents, backups, ca::Ca, config::Config, enrolment::Tries, scope::Scope, store::Store, tls::Tls,
+};
 
 /// A coordinator without listeners; started again on the same directory it finds what it left.
 pub(crate) async fn start(dir: &std::path::Path) -> Arc<Context> {
@@ -16,18 +18,20 @@ pub(crate) async fn start(dir: &std::path::Path) -> Arc<Context> {
         .unwrap();
     let config = Config::load(&file).unwrap();
     let _ = crate::startup::take_state_dir(&config.state_dir).unwrap();
-    let authority: Authority = crate::startup::authority(&config).unwrap();
-    let tls = Tls::open(&config, &authority).unwrap();
+    let (ca, revoked) = (Ca::open(&config).unwrap(), Revoked::default());
     let catalog = Catalog::open(&config.catalog_path()).await.unwrap();
+    let tls = Tls::open(&config, &ca, &catalog, revoked.clone()).await.unwrap();
     let epoch = catalog.begin_epoch(Timestamp::now()).await.unwrap();
     Arc::new(Context {
-        agents: Agents::new(tls.credential(), config.agents),
+        agents: Agents::new(tls.credential(), config.agents, revoked.clone()),
         jobs: Jobs::new(catalog.clone()),
         store: Store::open(&config.store.path).await.unwrap(),
         config,
         epoch,
         catalog,
-        authority,
+        ca,
+        revoked,
+        tries: Tries::default(),
     })
 }
 

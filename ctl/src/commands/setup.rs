@@ -3,8 +3,9 @@
 //! Everything that can be wrong on this host is found before the token is spent; the private key is made here and stays.
 
 mod config;
-mod enrol;
+pub(crate) mod enrol;
 mod gather;
+mod rejoin;
 mod service;
 
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use prexor_certs::{EnrolmentToken, identity::Role};
 use prexor_format::id::NodeName;
 use serde::Serialize;
 
-use crate::{cli::SetupArgs, exit::Exit, failure::Failure, hints::Hint, printer::Printer, text};
+use crate::{cli::SetupArgs, exit::Exit, failure::Failure, printer::Printer, text};
 
 /// All that is needed to enrol.
 struct Enrolment {
@@ -49,18 +50,27 @@ struct Document {
 /// # Errors
 /// When something is missing, in the way, or the coordinator refuses.
 pub async fn run(printer: &Printer, args: SetupArgs) -> Result<Exit, Failure> {
+    if args.rejoin {
+        return rejoin::run(printer, args).await;
+    }
     config::check(&args)?;
     let enrolment = gather::gather(printer, &args).await?;
     config::prepare(&args)?;
-    let credential = enrol::enrol(&enrolment).await?;
+    let enrolled = enrol::enrol(enrol::Applicant {
+        coordinator: &enrolment.coordinator,
+        token: &enrolment.token,
+        role: Role::Agent,
+        name: &enrolment.node,
+        hostname: enrolment.hostname.clone(),
+        address: enrolment.advertise.clone(),
+        rejoin: false,
+    })
+    .await?;
+    let credential = enrolled.credential;
     let identity = credential.identity().clone();
-    if identity.role() != Role::Agent || identity.name() != enrolment.node.as_str() {
-        let message = format!("this token enrols {identity}, not an agent named {}", enrolment.node);
-        return Err(Failure::local(message).hint(Hint::CreateToken));
-    }
     let credential_dir = args.state_dir.join("credential");
     credential.store(&credential_dir).map_err(|e| Failure::local(e.to_string()))?;
-    if let Some(kept) = config::write(&args, &enrolment.node, identity.cluster())? {
+    if let Some(kept) = config::write(&args, &enrolment, identity.cluster())? {
         printer.note(&format!("the former configuration is kept as {}", kept.display()));
     }
     printer.line(&format!("{} is enrolled in {}", enrolment.node, identity.cluster()));
@@ -68,7 +78,7 @@ pub async fn run(printer: &Printer, args: SetupArgs) -> Result<Exit, Failure> {
     printer.line(&format!("config: {}", args.config.display()));
     printer.line(&format!("credential: {}", credential_dir.display()));
 
-    let service = service::start(printer, &args);
+    let service = service::start(printer, &args.config);
     let inspection = service::inspect(printer, &args.config);
     printer.document(&Document {
         node: enrolment.node.to_string(),

@@ -1,3 +1,5 @@
 //! `prexorctl token`.
 
 pub mod create;
+pub mod list;
+pub mod revoke;

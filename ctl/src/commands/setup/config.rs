@@ -7,9 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use prexor_format::id::NodeName;
 use serde::Serialize;
 
+use super::Enrolment;
 use crate::{cli::SetupArgs, failure::Failure, hints::Hint};
 
 /// What setup decides. Everything else has defaults that the agent knows.
@@ -19,6 +19,8 @@ struct AgentConfig<'a> {
     cluster: &'a str,
     listen: SocketAddr,
     state_dir: &'a Path,
+    coordinator: &'a str,
+    advertise: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     controller: Option<Controller<'a>>,
 }
@@ -70,12 +72,14 @@ pub(super) fn prepare(args: &SetupArgs) -> Result<(), Failure> {
 }
 
 /// Writes the configuration, whole or not at all. A former one is kept beside it; its path is returned.
-pub(super) fn write(args: &SetupArgs, node: &NodeName, cluster: &str) -> Result<Option<PathBuf>, Failure> {
+pub(super) fn write(args: &SetupArgs, enrolment: &Enrolment, cluster: &str) -> Result<Option<PathBuf>, Failure> {
     let config = AgentConfig {
-        node: node.as_str(),
+        node: enrolment.node.as_str(),
         cluster,
         listen: args.listen,
         state_dir: &args.state_dir,
+        coordinator: &enrolment.coordinator,
+        advertise: &enrolment.advertise,
         controller: args.root.as_deref().map(|root| Controller { root }),
     };
     let yaml = serde_saphyr::to_string(&config).map_err(Failure::contract)?;
@@ -134,11 +138,17 @@ mod tests {
     fn what_is_there_is_not_replaced_unless_forced() {
         let dir = tempfile::tempdir().unwrap();
         let (plain, forced) = (args(dir.path(), ""), args(dir.path(), " --force --root /opt/prexorcloud/controller"));
-        let node: NodeName = "h1".parse().unwrap();
+        let enrolment = Enrolment {
+            coordinator: "c1:9444".into(),
+            token: prexor_certs::EnrolmentToken::generate(prexor_format::digest::Sha256Digest::of(b"a root")),
+            node: "h1".parse().unwrap(),
+            hostname: "host".into(),
+            advertise: "host:9445".into(),
+        };
         check(&plain).unwrap();
         prepare(&plain).unwrap();
         assert_eq!(fs::metadata(&plain.state_dir).unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(write(&plain, &node, "prexorcloud").unwrap(), None);
+        assert_eq!(write(&plain, &enrolment, "prexorcloud").unwrap(), None);
         assert_eq!(fs::metadata(&plain.config).unwrap().permissions().mode() & 0o777, 0o600);
         let text = fs::read_to_string(&plain.config).unwrap();
         assert!(text.contains("node: h1\ncluster: prexorcloud\nlisten: ") && !text.contains("controller:"), "{text}");
@@ -146,7 +156,7 @@ mod tests {
         let refused = check(&plain).unwrap_err();
         assert!(refused.message.contains("agent.yml") && refused.hint == Some(Hint::Force), "{refused:?}");
         check(&forced).unwrap();
-        let kept = write(&forced, &node, "prexorcloud").unwrap().unwrap();
+        let kept = write(&forced, &enrolment, "prexorcloud").unwrap().unwrap();
         assert_eq!(fs::read_to_string(kept).unwrap(), text);
         assert!(fs::read_to_string(&forced.config).unwrap().contains("root: /opt/prexorcloud/controller"));
         assert_eq!(fs::read_dir(dir.path().join("etc")).unwrap().count(), 2);

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::{cli::SetupArgs, hints::Hint, printer::Printer};
+use crate::{hints::Hint, printer::Printer};
 
 const UNIT: &str = "prexor-agent.service";
 
@@ -20,15 +20,43 @@ pub(super) struct Service {
 }
 
 /// Enables and starts the unit where systemd runs and the unit is for this configuration; else says what to do.
-pub(super) fn start(printer: &Printer, args: &SetupArgs) -> Service {
-    let by_unit = Path::new("/run/systemd/system").exists()
-        && args.config == Path::new(UNIT_CONFIG)
-        && systemctl(&["cat", UNIT]).is_ok();
-    if !by_unit {
-        let start_command = format!("prexor-agent --config {}", args.config.display());
+pub(super) fn start(printer: &Printer, config: &Path) -> Service {
+    if !by_unit(config) {
+        let start_command = command(config);
         printer.line(&format!("service: start the agent with `{start_command}`"));
         return Service { started: false, start_command };
     }
+    start_unit(printer)
+}
+
+/// As [`start`], for an agent that may be running: it takes a new credential up by itself within a second, but one that
+/// had none has ended.
+pub(super) fn restart(printer: &Printer, config: &Path) -> Service {
+    if !by_unit(config) {
+        let start_command = command(config);
+        printer.line(&format!("service: the agent uses it at once if it runs; else start it with `{start_command}`"));
+        return Service { started: false, start_command };
+    }
+    if systemctl(&["is-active", "--quiet", UNIT]).is_ok() {
+        printer.line(&format!("service: {UNIT} runs and uses it at once"));
+        return Service { started: true, start_command: format!("systemctl restart {UNIT}") };
+    }
+    // One that failed again and again would not be started otherwise.
+    let _ = systemctl(&["reset-failed", UNIT]);
+    start_unit(printer)
+}
+
+fn by_unit(config: &Path) -> bool {
+    Path::new("/run/systemd/system").exists()
+        && config == Path::new(UNIT_CONFIG)
+        && systemctl(&["cat", UNIT]).is_ok()
+}
+
+fn command(config: &Path) -> String {
+    format!("prexor-agent --config {}", config.display())
+}
+
+fn start_unit(printer: &Printer) -> Service {
     let start_command = format!("systemctl enable --now {UNIT}");
     // An agent that runs already has the former certificate: restart starts it too.
     match systemctl(&["enable", UNIT]).and_then(|()| systemctl(&["restart", UNIT])) {

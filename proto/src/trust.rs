@@ -1,0 +1,37 @@
+//! What an agent is told to trust, in one digest: equal on both ends when nothing has to be said.
+
+use prexor_format::digest::Sha256Digest;
+
+use crate::agent::TrustRequest;
+
+/// The digest of the roots and the revoked serial numbers of a request, in their order.
+pub fn digest(request: &TrustRequest) -> Sha256Digest {
+    let mut bytes = Vec::new();
+    for part in request.roots_der.iter().map(Vec::as_slice).chain([&[][..]]).chain(
+        request.revoked_serials.iter().map(String::as_bytes),
+    ) {
+        bytes.extend((part.len() as u64).to_be_bytes());
+        bytes.extend(part);
+    }
+    Sha256Digest::of(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_and_serials_are_not_confused() {
+        let of = |roots: &[&str], serials: &[&str]| {
+            digest(&TrustRequest {
+                roots_der: roots.iter().map(|r| r.as_bytes().to_vec()).collect(),
+                revoked_serials: serials.iter().map(|s| (*s).to_owned()).collect(),
+                ..TrustRequest::default()
+            })
+        };
+        let all = [of(&["a"], &[]), of(&[], &["a"]), of(&["a", "b"], &[]), of(&["ab"], &[]), of(&["a"], &["b"])];
+        for (i, a) in all.iter().enumerate() {
+            assert_eq!(all.iter().filter(|b| a == *b).count(), 1, "{i}");
+        }
+    }
+}
