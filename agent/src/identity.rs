@@ -226,7 +226,10 @@ impl Keeper {
         }
         let (credential, version) = load(&self.dir, &self.expected)?;
         let config = tls::checking_server_config(&credential, self.revoked.lookup())?;
-        tracing::info!(serial = credential.leaf().serial, "the credential was replaced on disk and is used from here on");
+        tracing::info!(
+            serial = credential.leaf().serial,
+            "the credential was replaced on disk and is used from here on"
+        );
         *state = State { credential, version, pending: None };
         self.tls.send_replace(config);
         Ok(())

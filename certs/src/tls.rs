@@ -52,10 +52,7 @@ pub fn checking_server_config(
     serving(credential, Some(revocations))
 }
 
-fn serving(
-    credential: &Credential,
-    revocations: Option<Arc<dyn Revocations>>,
-) -> Result<Arc<ServerConfig>, TlsError> {
+fn serving(credential: &Credential, revocations: Option<Arc<dyn Revocations>>) -> Result<Arc<ServerConfig>, TlsError> {
     let cluster = credential.identity().cluster();
     let verifier = ClientVerifier::new(roots(credential.roots())?, credential.roots(), cluster, revocations)?;
     let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&TLS13])?;

@@ -9,11 +9,12 @@ use prexor_proto::reason::Reason;
 use prexor_transport::access::Seen;
 
 use crate::{
-    audit, revocations,
+    audit,
     ca::Issued,
     catalog::{NewToken, NodeRecord},
     context::Context,
     error::Error,
+    revocations,
 };
 
 mod tries;

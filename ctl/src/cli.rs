@@ -4,10 +4,7 @@ use std::{ffi::OsString, fmt, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::{SpanRelativeTo, Timestamp, civil::DateTime, tz::TimeZone};
-use prexor_format::{
-    artifact::ArtifactKind,
-    id::BackupId,
-};
+use prexor_format::{artifact::ArtifactKind, id::BackupId};
 
 use crate::exit;
 

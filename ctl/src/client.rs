@@ -102,7 +102,10 @@ impl Client {
         let (chain, roots) = (certificates(answer.chain_der), certificates(answer.roots_der));
         let next = Credential::new(chain, key, roots).map_err(|e| local(&e))?;
         if next.identity() != self.credential.identity() {
-            return Err(Failure::contract(format!("the coordinator answered with a certificate of {}", next.identity())));
+            return Err(Failure::contract(format!(
+                "the coordinator answered with a certificate of {}",
+                next.identity()
+            )));
         }
         next.store(&self.context.credential).map_err(|e| local(&e))
     }

@@ -97,12 +97,10 @@ impl fmt::Display for Hint {
             Self::Verify => f.write_str("`prexorctl backup verify` names the damaged files of a backup"),
             Self::CreateBackup => f.write_str("`prexorctl backup create` makes the first one"),
             Self::CreateToken => f.write_str("`prexorctl token create` makes a new token; each is good for one use"),
-            Self::OtherCredential => {
-                f.write_str(
-                    "use an operator's context: as root on the coordinator's host, or `prexorctl login` with a token; \
+            Self::OtherCredential => f.write_str(
+                "use an operator's context: as root on the coordinator's host, or `prexorctl login` with a token; \
                      when no operator is left, `prexor-coordinator issue-operator` there as root",
-                )
-            }
+            ),
             Self::CoordinatorDown => {
                 f.write_str("on the coordinator's host, `systemctl status prexor-coordinator` shows whether it runs")
             }

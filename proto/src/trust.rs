@@ -7,9 +7,13 @@ use crate::agent::TrustRequest;
 /// The digest of the roots and the revoked serial numbers of a request, in their order.
 pub fn digest(request: &TrustRequest) -> Sha256Digest {
     let mut bytes = Vec::new();
-    for part in request.roots_der.iter().map(Vec::as_slice).chain([&[][..]]).chain(
-        request.revoked_serials.iter().map(String::as_bytes),
-    ) {
+    for part in request
+        .roots_der
+        .iter()
+        .map(Vec::as_slice)
+        .chain([&[][..]])
+        .chain(request.revoked_serials.iter().map(String::as_bytes))
+    {
         bytes.extend((part.len() as u64).to_be_bytes());
         bytes.extend(part);
     }

@@ -25,10 +25,13 @@ fn files(dir: &Path, but: &[&Path], found: &mut Vec<Shown>) {
     }
 }
 
-/// Command lines and environments' command lines of all processes, as anybody on the host sees them.
+/// The command lines of our programs, as anybody on the host sees them.
 fn processes() -> Vec<Shown> {
     let pids = fs::read_dir("/proc").expect("/proc").flatten().map(|e| e.path());
-    pids.filter_map(|p: PathBuf| Some((p.display().to_string(), fs::read(p.join("cmdline")).ok()?))).collect()
+    let all = pids.filter_map(|p: PathBuf| Some((p.display().to_string(), fs::read(p.join("cmdline")).ok()?)));
+    let ours: Vec<Shown> = all.filter(|(_, line)| String::from_utf8_lossy(line).contains("prexor-")).collect();
+    assert!(ours.len() >= 2, "the daemons run");
+    ours
 }
 
 fn find<'a>(secrets: &[(&str, String)], shown: &'a [Shown]) -> Vec<(String, &'a str)> {
@@ -82,7 +85,8 @@ async fn no_secret_is_shown_anywhere() {
     // A wrong password, and a database that is gone: their drivers' messages go through ours.
     let config = cluster.dir().join("agent.yml");
     let good = fs::read_to_string(&config).expect("agent.yml");
-    let uri = "mongodb://canary-user:canary-mongo-password@127.0.0.1:1/?directConnection=true&serverSelectionTimeoutMS=500";
+    let uri =
+        "mongodb://canary-user:canary-mongo-password@127.0.0.1:1/?directConnection=true&serverSelectionTimeoutMS=500";
     let valkey = "redis://:canary-valkey-password@127.0.0.1:1";
     fs::write(&config, format!("{good}mongo: {{uri: '{uri}'}}\nvalkey: {{uri: '{valkey}'}}\n")).expect("agent.yml");
     cluster.kill_agent();

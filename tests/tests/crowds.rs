@@ -10,12 +10,16 @@ use std::{
 use jiff::Timestamp;
 use prexor_certs::{Authority, Identity, Role, tls};
 use prexor_tests::cluster::{Cluster, Said};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::{ClientConnection, Stream};
 
 const CROWD: usize = 1000;
 
 /// A connection with a finished handshake on which nothing is ever said.
-fn idle(address: &str, config: &std::sync::Arc<rustls::ClientConfig>) -> std::io::Result<(ClientConnection, TcpStream)> {
+fn idle(
+    address: &str,
+    config: &std::sync::Arc<rustls::ClientConfig>,
+) -> std::io::Result<(ClientConnection, TcpStream)> {
     let mut tcp = TcpStream::connect(address)?;
     tcp.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut tls = ClientConnection::new(config.clone(), tls::server_name()).map_err(std::io::Error::other)?;
@@ -27,6 +31,9 @@ fn idle(address: &str, config: &std::sync::Arc<rustls::ClientConfig>) -> std::io
 
 #[tokio::test]
 async fn a_thousand_half_open_and_a_thousand_idle_connections_do_not_stop_a_backup() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, all).expect("many files");
     let cluster = Cluster::start().await;
     cluster.ballast(150);
     let ca = Authority::open(&cluster.coordinator_state().join("ca")).expect("the CA");
@@ -102,7 +109,9 @@ async fn the_wrong_protocol_gets_an_alert_and_nothing_else() {
         }
 
         // Plain HTTP, and HTTP/2 without TLS: an alert record of TLS (type 21) or nothing at all.
-        for request in [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+        for request in
+            [&b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"]
+        {
             let mut tcp = TcpStream::connect(address).expect("a connection");
             tcp.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
             tcp.write_all(request).expect("sent");

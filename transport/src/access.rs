@@ -280,8 +280,10 @@ mod tests {
             authority.issue_credential(&identity, Duration::from_secs(60), now).unwrap().leaf().clone()
         };
         let roles = [Role::Agent, Role::Coordinator, Role::Operator];
-        let callers: Vec<_> =
-            [None].into_iter().chain(["c", "other"].into_iter().flat_map(|c| roles.map(|r| Some(leaf(c, r))))).collect();
+        let callers: Vec<_> = [None]
+            .into_iter()
+            .chain(["c", "other"].into_iter().flat_map(|c| roles.map(|r| Some(leaf(c, r)))))
+            .collect();
         let notes = Arc::new(Notes::default());
         let inner = tower::service_fn(async |r: http::Request<Body>| {
             if let Some(about) = r.extensions().get::<About>() {

@@ -148,7 +148,9 @@ async fn accept(
         let acceptor = TlsAcceptor::from(config.borrow().clone());
         let (slots, ready, revoked, warned) = (slots.clone(), ready.clone(), revoked.clone(), warned.clone());
         oldest_first.push_back(handshakes.spawn(async move {
-            match tokio::time::timeout(limits.handshake_timeout, handshake(acceptor, tcp, address, slots, &revoked)).await {
+            match tokio::time::timeout(limits.handshake_timeout, handshake(acceptor, tcp, address, slots, &revoked))
+                .await
+            {
                 Ok(Ok(connection)) => {
                     // A closed channel means that the server is shutting down: the connection is dropped with it.
                     let _ = ready.send(Ok(connection)).await;

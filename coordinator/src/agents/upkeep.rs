@@ -38,8 +38,7 @@ impl AgentClient {
             ping.renew = ctx.catalog.issuer(&node.serial).await? != roots.issuing().fingerprint().to_string();
         }
         let mut client = self.client.clone();
-        let answer =
-            self.within(self.limits.answer, "being asked whether it is there", client.ping(ping)).await?;
+        let answer = self.within(self.limits.answer, "being asked whether it is there", client.ping(ping)).await?;
         let now = Timestamp::now();
         let mut issued = None;
         if !answer.csr_der.is_empty() {
@@ -71,9 +70,9 @@ impl Agents {
         let nodes = ctx.catalog.nodes().await?;
         let told = nodes.iter().map(async |node| {
             let tell = async { self.connect(node).await?.tend(ctx).await };
-            let done = tokio::time::timeout(self.limits.answer, tell).await.unwrap_or_else(|_| {
-                Err(failure::stalled(&node.name, "being told whom to trust", self.limits.answer))
-            });
+            let done = tokio::time::timeout(self.limits.answer, tell)
+                .await
+                .unwrap_or_else(|_| Err(failure::stalled(&node.name, "being told whom to trust", self.limits.answer)));
             done.inspect_err(|e| tracing::warn!(node = %node.name, "an agent was not told whom to trust: {e}"))
                 .is_err()
                 .then(|| node.name.to_string())

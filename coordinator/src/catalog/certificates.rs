@@ -41,13 +41,7 @@ impl Catalog {
     ///
     /// # Errors
     /// `NOT_ALLOWED` when it was.
-    pub async fn add_renewal(
-        &self,
-        leaf: &Leaf,
-        ca: Sha256Digest,
-        former: &str,
-        now: Timestamp,
-    ) -> Result<(), Error> {
+    pub async fn add_renewal(&self, leaf: &Leaf, ca: Sha256Digest, former: &str, now: Timestamp) -> Result<(), Error> {
         let done = sqlx::query(
             "INSERT INTO certificates (serial, role, name, issued_ms, not_after_ms, ca)
              SELECT $1, $2, $3, $4, $5, $6

@@ -107,9 +107,9 @@ impl Catalog {
                  on its host, `prexorctl setup --rejoin`"
             ))),
             Some(node) => Ok(node),
-            None => Err(Error::not_found(format!(
-                "no agent is enrolled as '{name}': `prexorctl status` lists the nodes"
-            ))),
+            None => {
+                Err(Error::not_found(format!("no agent is enrolled as '{name}': `prexorctl status` lists the nodes")))
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! `AdminService`.
 
+use jiff::Timestamp;
 use prexor_certs::Role;
 use prexor_format::id::NodeName;
-use jiff::Timestamp;
 use prexor_proto::{
     backup::{
         AuditEntry, CreateTokenRequest, CreateTokenResponse, GetStatusRequest, GetStatusResponse, ListAuditRequest,

@@ -6,9 +6,7 @@ use prexor_transport::revoked::Revoked;
 use tokio_stream::StreamExt as _;
 
 use super::*;
-use crate::{
-    agents::Agents, backups, ca::Ca, config::Config, enrolment::Tries, scope::Scope, store::Store, tls::Tls,
-};
+use crate::{agents::Agents, backups, ca::Ca, config::Config, enrolment::Tries, scope::Scope, store::Store, tls::Tls};
 
 /// A coordinator without listeners; started again on the same directory it finds what it left.
 pub(crate) async fn start(dir: &std::path::Path) -> Arc<Context> {

@@ -39,13 +39,7 @@ pub async fn revoke_operator(printer: &Printer, name: &NodeName, yes: bool) -> R
     Ok(Exit::Ok)
 }
 
-async fn revoke(
-    printer: &Printer,
-    role: TokenRole,
-    name: &NodeName,
-    yes: bool,
-    question: &str,
-) -> Result<(), Failure> {
+async fn revoke(printer: &Printer, role: TokenRole, name: &NodeName, yes: bool, question: &str) -> Result<(), Failure> {
     if !yes {
         if !prompt::can_ask(printer) {
             return Err(Failure::not_confirmed().hint(Hint::Yes));

@@ -40,7 +40,8 @@ pub(super) async fn run(printer: &Printer, args: SetupArgs) -> Result<Exit, Fail
     }
     let dir = config.state_dir.join("credential");
     let former = Credential::load(&dir);
-    let coordinator = enrol::coordinator(printer, args.coordinator.as_deref().or(config.coordinator.as_deref())).await?;
+    let coordinator =
+        enrol::coordinator(printer, args.coordinator.as_deref().or(config.coordinator.as_deref())).await?;
     let address = args.advertise.clone().or(config.advertise).unwrap_or_default();
     if !address.is_empty() {
         enrol::check_address("--advertise", &address)?;

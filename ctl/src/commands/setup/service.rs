@@ -47,9 +47,7 @@ pub(super) fn restart(printer: &Printer, config: &Path) -> Service {
 }
 
 fn by_unit(config: &Path) -> bool {
-    Path::new("/run/systemd/system").exists()
-        && config == Path::new(UNIT_CONFIG)
-        && systemctl(&["cat", UNIT]).is_ok()
+    Path::new("/run/systemd/system").exists() && config == Path::new(UNIT_CONFIG) && systemctl(&["cat", UNIT]).is_ok()
 }
 
 fn command(config: &Path) -> String {
