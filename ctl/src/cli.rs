@@ -1,6 +1,6 @@
 //! What can be typed, and what it means. Nothing is done here.
 
-use std::{ffi::OsString, fmt, str::FromStr, time::Duration};
+use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::{SpanRelativeTo, Timestamp, civil::DateTime, tz::TimeZone};
