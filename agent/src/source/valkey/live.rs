@@ -13,7 +13,7 @@ use std::{
 
 use prexor_format::{
     laws::valkey::{Correction, Options, State, corrections, lost, removes, words},
-    rdb::{Kind, Payload, RdbError, Reader, Summary, adds},
+    rdb::{Kind, Payload, RdbError, RdbSummary, Reader, Summary, adds},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -180,21 +180,15 @@ impl Restore {
         let compared = blocking(move || {
             unit.progress.set_subject("the keys as they are");
             let single: Vec<_> = corrections.iter().filter(|c| c.place().is_some()).cloned().collect();
-            let live = as_they_are(&address, &info, &unit)?;
-            let found = sum_up(live, Summary::alive_at(now).without(&single), &unit.progress).map_err(of_the_server)?;
-            let staged = unit.staged(prepare::described(&unit)?.0);
-            let failed = |e: &dyn std::fmt::Display| {
-                SourceError::Failed(format!("{} cannot be compared: {e}", staged.display()))
+            let found = || {
+                let live = as_they_are(&address, &info, &unit)?;
+                sum_up(live, Summary::alive_at(now).without(&single), &unit.progress).map_err(of_the_server)
             };
-            let open = || File::open(&staged).map_err(|e| failed(&e));
-            let (mut reader, file) = (Reader::new(open()?).map_err(|e| failed(&e))?, open()?);
-            let mut expected = Summary::alive_at(now).without(&corrections);
-            while let Some(entry) = reader.next_entry().map_err(|e| failed(&e))? {
-                if unit.selection.covers_key(&whole_key(&entry, &file, &staged)?) {
-                    expected.add(&entry);
-                }
-            }
-            let mut expected = expected.finish(&reader);
+            let (found, expected) = std::thread::scope(|scope| {
+                let expected = scope.spawn(|| expected(&unit, Summary::alive_at(now).without(&corrections)));
+                (found(), expected.join())
+            });
+            let (found, mut expected) = (found?, expected.unwrap_or_else(|e| std::panic::resume_unwind(e))?);
             if !unit.selection.keys.is_empty() {
                 expected.functions = found.functions; // they are not part of it
             }
@@ -244,6 +238,21 @@ fn as_they_are(address: &Address, info: &Info, unit: &RestoreUnit) -> Result<Sca
         Ok((scan, _)) => Ok(scan),
         Err(said) => Err(address.refusal("SCAN, DUMP or FUNCTION DUMP", &said)),
     }
+}
+
+/// The covered keys of the staged file, added up.
+fn expected(unit: &RestoreUnit, mut summary: Summary) -> Result<RdbSummary, SourceError> {
+    let staged = unit.staged(prepare::described(unit)?.0);
+    let failed =
+        |e: &dyn std::fmt::Display| SourceError::Failed(format!("{} cannot be compared: {e}", staged.display()));
+    let open = || File::open(&staged).map_err(|e| failed(&e));
+    let (mut reader, file) = (Reader::new(open()?).map_err(|e| failed(&e))?, open()?);
+    while let Some(entry) = reader.next_entry().map_err(|e| failed(&e))? {
+        if unit.selection.covers_key(&whole_key(&entry, &file, &staged)?) {
+            summary.add(&entry);
+        }
+    }
+    Ok(summary.finish(&reader))
 }
 
 /// What reading from a server failed with.
