@@ -74,7 +74,7 @@ pub(super) async fn run(printer: &Printer, args: SetupArgs) -> Result<Exit, Fail
     printer.line(&format!("certificate: {identity}, valid until {}", text::time(credential.not_after())));
     let before = former.ok().filter(|former| former.roots() != credential.roots());
     if let Some(before) = before {
-        let [old, new] = [&before, &credential].map(|c| fingerprints(c));
+        let [old, new] = [&before, &credential].map(fingerprints);
         printer.line(&format!("backup CA: {new} (before: {old})"));
     }
     let service = service::restart(printer, &args.config);
