@@ -119,6 +119,8 @@ async fn no_secret_is_shown_anywhere() {
         cluster.coordinator_state().join("ca"),
         cluster.coordinator_state().join("credential"),
         cluster.agent_state().join("credential"),
+        // What was in controller.yml, for when that is lost: 0600, like it.
+        cluster.agent_state().join("controller.json"),
         cluster.dir().join("prexorctl/credentials"),
         cluster.dir().join("etc"),
         cluster.dir().join("token"),

@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "valkey_capture/tls.rs"]
+mod tls;
+
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -446,64 +449,4 @@ async fn a_replica_is_a_source_and_named_as_one() {
     assert_eq!(replica.cli(&["CONFIG", "SET", "replica-serve-stale-data", "no"]).trim(), "OK");
     let error = Taken::of(by(&replica, CaptureWay::Scan)).await.err().unwrap();
     assert!(matches!(error, SourceError::Unavailable(_)) && error.to_string().contains("lost its primary"), "{error}");
-}
-
-fn openssl(dir: &Path, script: &str) {
-    let done = Command::new("sh").args(["-ec", script]).current_dir(dir).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tls_and_unix_sockets() {
-    let dir = tempfile::tempdir().unwrap();
-    openssl(
-        dir.path(),
-        "for ca in ca other; do
-            openssl req -x509 -newkey rsa:2048 -nodes -keyout $ca.key -out $ca.pem -days 3 -subj /CN=$ca
-        done
-        printf 'subjectAltName=IP:127.0.0.1\\n' >san
-        for who in server client; do
-            openssl req -newkey rsa:2048 -nodes -keyout $who.key -out $who.csr -subj /CN=$who
-            openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 3 -out $who.pem -extfile san
-        done",
-    );
-    let at = |name: &str| dir.path().join(name);
-    let (port, d, socket) = (free_port(), dir.path().display(), at("v.sock"));
-    let server = builder()
-        .setting(&format!("tls-port {port}"))
-        .setting(&format!("tls-cert-file {d}/server.pem"))
-        .setting(&format!("tls-key-file {d}/server.key"))
-        .setting(&format!("tls-ca-cert-file {d}/ca.pem"))
-        .setting("tls-auth-clients yes")
-        .setting(&format!("unixsocket {}", socket.display()));
-    let server = filled(server).await;
-    let expected = summary_of_saved(&server).families;
-    assert_eq!(server.cli(&["CONFIG", "SET", "requirepass", "pass word"]).trim(), "OK");
-    let tls = ValkeyTls { ca: Some(at("ca.pem")), certificate: Some(at("client.pem")), key: Some(at("client.key")) };
-    let config = |uri: &str, tls: &ValkeyTls, capture| ValkeyConfig {
-        uri: uri.to_owned(),
-        tls: tls.clone(),
-        capture,
-        ..ValkeyConfig::default()
-    };
-    let rediss = format!("rediss://:pass%20word@127.0.0.1:{port}");
-    let unix = format!("unix://:pass%20word@localhost{}", socket.display());
-    for (way, name) in WAYS {
-        for uri in [&rediss, &unix] {
-            let taken = Taken::of(config(uri, &tls, way)).await.unwrap();
-            assert_eq!((taken.contents().way.as_str(), &taken.contents().families), (name, &expected), "{uri}");
-        }
-    }
-    let inspection = source(config(&unix, &tls, CaptureWay::Auto)).inspect().await;
-    assert_eq!(inspection.target, format!("Valkey on {}", socket.display()));
-    for (ca, certificate) in [("other.pem", true), ("ca.pem", false)] {
-        let tls = ValkeyTls { ca: Some(at(ca)), ..if certificate { tls.clone() } else { ValkeyTls::default() } };
-        let error = Taken::of(config(&rediss, &tls, CaptureWay::Auto)).await.err().unwrap();
-        assert!(matches!(error, SourceError::Unavailable(_)), "{error:?}");
-        assert!(error.to_string().contains("valkey.tls") && !error.to_string().contains("word"), "{error}");
-    }
-    for uri in [rediss.replace("pass", "wrong"), unix.replace("pass", "wrong")] {
-        let error = Taken::of(config(&uri, &tls, CaptureWay::Replication)).await.err().unwrap();
-        assert!(matches!(error, SourceError::Denied(_)) && error.to_string().contains("valkey.uri"), "{error}");
-    }
 }
