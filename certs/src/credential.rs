@@ -198,6 +198,9 @@ impl Credential {
             files::sync_dir(parent)?;
         }
         files::check_private(dir, 0o700)?;
+        // One at a time: what another process is about to make current would be rubbish to us.
+        let alone = fs::File::open(dir).and_then(|dir| dir.lock().map(|()| dir));
+        let _alone = alone.map_err(files::io_error("lock", dir))?;
         let name = format!("{SET_PREFIX}{}", hex::encode(rand::random::<[u8; 8]>()));
         let set = dir.join(&name);
         let stored = self.write_set(&set).and_then(|()| {

@@ -151,3 +151,20 @@ fn malformed_files_are_named_without_their_content() {
     }
     assert!(Credential::load(&at).is_ok());
 }
+
+#[test]
+fn replacements_at_the_same_time_leave_a_whole_one() {
+    let dir = TempDir::new().unwrap();
+    let (at, first) = (dir.path().join("credential"), credential(&authority(&dir)));
+    first.store(&at).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..25).for_each(|_| first.store(&at).unwrap()));
+        }
+        for _ in 0..200 {
+            Credential::load(&at).unwrap();
+        }
+    });
+    Credential::load(&at).unwrap();
+    assert_eq!(fs::read_dir(&at).unwrap().count(), 2, "the link and one set");
+}
