@@ -13,7 +13,7 @@ use prexor_tests::{
 };
 
 /// Agents besides the cluster's own.
-const MORE_AGENTS: usize = 4;
+const MORE_AGENTS: usize = 9;
 
 /// How many renewals are waited for, of all agents together.
 const RENEWALS: usize = 100;
@@ -85,14 +85,15 @@ async fn a_hundred_renewals_under_load_and_not_one_failed_call() {
     })
     .await;
 
-    cluster.ballast(30);
+    cluster.ballast(8);
     let (begun, mut calls, mut backups) = (Instant::now(), 0, 0);
     let mut backup: Option<Child> = None;
     while renewals(&cluster) < RENEWALS {
         assert!(begun.elapsed() < AT_MOST, "{} renewals after {:?}", renewals(&cluster), begun.elapsed());
         if let Some(mut running) = backup.take() {
             if running.try_wait().expect("a child").is_some() {
-                Said::from(running.wait_with_output().expect("prexorctl")).ok();
+                let made = Said::from(running.wait_with_output().expect("prexorctl")).ok().json();
+                cluster.ctl(&["backup", "delete", made["id"].as_str().expect("an id"), "--yes"]).ok();
                 backups += 1;
             } else {
                 backup = Some(running);

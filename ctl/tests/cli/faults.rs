@@ -174,7 +174,8 @@ async fn people_see_a_bar_and_scripts_see_lines() {
     let watch = ["job", "watch", "job-000000000004"];
     let (said, screen) = on_a_terminal(&coordinator, &watch, "").await;
     assert_eq!(said.code, Some(0), "{screen}");
-    assert!(screen.contains("mongo on h1") && screen.contains("[===") && screen.contains("1.0 MiB/s"), "{screen:?}");
+    assert!(screen.contains("mongo on h1") && screen.contains("[=>") && screen.contains("1.0 MiB/s"), "{screen:?}");
+    assert!(screen.contains("d.audit_log"), "the end of the name is shown: {screen:?}");
     let said = coordinator.run(&watch).await;
     assert_eq!(
         said.err,
