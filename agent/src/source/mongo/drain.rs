@@ -11,7 +11,7 @@ use super::server::{CursorError, Estimate, Server};
 use crate::source::SourceError;
 
 /// Bytes of documents in a batch, about. The driver holds each some times over.
-const BATCH: u64 = 2 << 20;
+const BATCH: u64 = 1 << 20;
 /// Documents in the first batch where nothing is known of their size: what servers take themselves.
 const FIRST_BATCH: i32 = 101;
 /// Batches that may wait for the blocking thread. A batch can have 16 MiB where documents differ much in size.

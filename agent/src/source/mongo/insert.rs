@@ -12,8 +12,8 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc};
 use super::{Server, space::Disk};
 use crate::{sink::Progress, source::SourceError};
 
-/// Bytes of documents per command: from 4 MB on the server's speed no longer depends on it, the memory used does.
-const BATCH_BYTES: usize = 4 << 20;
+/// Bytes of documents per command: from about here on the server's speed hardly depends on it, the memory used does.
+const BATCH_BYTES: usize = 3 << 20;
 
 /// The most documents that a server takes in one command.
 const BATCH_DOCUMENTS: usize = 100_000;
@@ -23,7 +23,7 @@ const WORKERS: usize = 2;
 
 /// MiB of documents that wait for the server, of all collections that are loaded at once. A command is held some times
 /// over on its way through the driver.
-const IN_FLIGHT_MIB: u32 = 12;
+const IN_FLIGHT_MIB: u32 = 8;
 
 /// Bytes after which the server's disk is looked at again.
 const LOOK_AT_DISK_EVERY: u64 = 16 << 20;
