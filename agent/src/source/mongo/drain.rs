@@ -34,7 +34,7 @@ impl Batches {
             let Some(batch) = self.rx.blocking_recv().ok_or(SourceError::Cancelled)? else { return Ok(()) };
             for document in batch_documents(&batch)? {
                 let document = document?;
-                let walked = walk(document).map_err(|e| malformed(&e.to_string()))?;
+                let walked = walk(document).map_err(|e| malformed(&e))?;
                 take(document, walked)?;
             }
         }
@@ -79,14 +79,14 @@ pub(super) fn batch_documents(
     batch: &RawBatch,
 ) -> Result<impl Iterator<Item = Result<&[u8], SourceError>>, SourceError> {
     let cursor = Elements::find(batch.as_raw_document().as_bytes(), "cursor").and_then(|c| c.as_document());
-    let cursor = cursor.ok_or_else(|| malformed("no cursor in the reply"))?;
+    let cursor = cursor.ok_or_else(|| malformed(&"no cursor in the reply"))?;
     let documents = Elements::find(cursor, "firstBatch").or_else(|| Elements::find(cursor, "nextBatch"));
-    let documents = documents.and_then(|d| d.as_document()).ok_or_else(|| malformed("no batch in the reply"))?;
-    let elements = Elements::of(documents).map_err(|e| malformed(&e.to_string()))?;
+    let documents = documents.and_then(|d| d.as_document()).ok_or_else(|| malformed(&"no batch in the reply"))?;
+    let elements = Elements::of(documents).map_err(|e| malformed(&e))?;
     Ok(elements.map(|e| match e {
         Ok(e) if e.kind == kind::DOCUMENT => Ok(e.value),
-        Ok(_) => Err(malformed("something that is no document in a batch")),
-        Err(e) => Err(malformed(&e.to_string())),
+        Ok(_) => Err(malformed(&"something that is no document in a batch")),
+        Err(e) => Err(malformed(&e)),
     }))
 }
 
@@ -99,6 +99,7 @@ pub(super) fn panicked(error: &JoinError) -> SourceError {
     }
 }
 
-fn malformed(what: &str) -> SourceError {
+/// What a server sent that is not what it should be.
+pub(super) fn malformed(what: &dyn std::fmt::Display) -> SourceError {
     SourceError::Failed(format!("MongoDB sent what cannot be read: {what}"))
 }

@@ -16,13 +16,14 @@ use prexor_format::bson::DocBuilder;
 use super::{
     super::{
         catalog::{Catalog, all_of},
+        drain::malformed,
         server::{CursorError, Server},
     },
     Failure,
     oplog::{self, Change, Entry},
     output::Output,
     ranges::id_of,
-    scan::{BLOCK, Block, Budget, Scan, View, malformed, split},
+    scan::{BLOCK, Block, Budget, Scan, View, split},
 };
 use crate::source::SourceError;
 

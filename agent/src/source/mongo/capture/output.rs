@@ -14,8 +14,8 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    super::drain::panicked,
-    scan::{BLOCK, Block, Permit, malformed},
+    super::drain::{malformed, panicked},
+    scan::{BLOCK, Block, Permit},
 };
 use crate::{sink::ArtifactSink, source::SourceError};
 

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     super::{
-        drain::batch_documents,
+        drain::{batch_documents, malformed},
         server::{CursorError, Server},
     },
     Failure,
@@ -126,11 +126,6 @@ pub(super) fn split(mut block: &[u8]) -> impl Iterator<Item = Result<&[u8], Bson
         block = rest;
         Some(Ok(document))
     })
-}
-
-/// What a server sent that is not what it should be.
-pub(super) fn malformed(what: &dyn std::fmt::Display) -> SourceError {
-    SourceError::Failed(format!("MongoDB sent what cannot be read: {what}"))
 }
 
 /// The state of the data that is read.
