@@ -44,6 +44,11 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     process::private_files();
+    // Not sealed: capturing files goes through /proc/self, also where the agent is not root.
+    if let Err(e) = process::no_dumps(false).and_then(|()| process::many_files()) {
+        complain(&format!("the limits of the process cannot be set: {e}"));
+        return ExitCode::FAILURE;
+    }
     memory::sparing();
     run(cli)
 }
@@ -70,6 +75,14 @@ async fn run(cli: Cli) -> ExitCode {
 fn load(path: &std::path::Path) -> Result<AgentConfig, String> {
     let config: AgentConfig = prexor_daemon::config::load(path).map_err(|e| e.to_string())?;
     config.validate().map_err(|e| format!("{}: {e}", path.display()))?;
+    let mode = std::fs::metadata(path).map_or(0, |m| std::os::unix::fs::PermissionsExt::mode(&m.permissions()));
+    if mode & 0o077 != 0 && (config.mongo.uri.is_some() || config.valkey.uri.is_some()) {
+        complain(&format!(
+            "{} holds a connection string and others can read it (mode {:03o}): chmod 600 it",
+            path.display(),
+            mode & 0o777
+        ));
+    }
     Ok(config)
 }
 

@@ -180,6 +180,11 @@ impl Authority {
         &self.root
     }
 
+    /// Until when the root certificate is valid.
+    pub fn not_after(&self) -> Timestamp {
+        self.root_not_after
+    }
+
     /// The SHA-256 of the root certificate in DER: what tokens pin and people compare.
     pub fn fingerprint(&self) -> Sha256Digest {
         Sha256Digest::of(&self.root)

@@ -3,7 +3,11 @@
 //! `<state_dir>/ca` is the root that the coordinator's own certificate is signed by; `<state_dir>/ca-next` is there while
 //! a rotation is under way. Both are trusted then, and everybody else's certificates are signed by the next one.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use prexor_certs::{Authority, CertificateDer, Credential, Identity, Leaf};
@@ -37,6 +41,8 @@ impl Roots {
 /// See the module's text.
 #[derive(Debug)]
 pub struct Ca {
+    dir: PathBuf,
+    next_dir: PathBuf,
     roots: watch::Sender<Arc<Roots>>,
 }
 
@@ -60,7 +66,7 @@ impl Ca {
             }
         };
         let next = next_dir.exists().then(|| open(&next_dir, config)).transpose()?;
-        Ok(Self { roots: watch::Sender::new(Arc::new(Roots { current, next })) })
+        Ok(Self { dir, next_dir, roots: watch::Sender::new(Arc::new(Roots { current, next })) })
     }
 
     /// Opens the CA that must be there.
@@ -68,7 +74,7 @@ impl Ca {
     /// # Errors
     /// When there is none, or as [`Ca::open`].
     pub fn existing(config: &Config) -> Result<Self, Error> {
-        if !config.ca_dir().exists() {
+        if !config.ca_dir().exists() && !config.state_dir.join("ca-next").exists() {
             let message = format!("there is no CA in {}: the coordinator makes it", config.ca_dir().display());
             return Err(Error::invalid(message));
         }
@@ -88,6 +94,40 @@ impl Ca {
     /// What tokens pin: the SHA-256 of the root that the enrolment listener presents.
     pub fn fingerprint(&self) -> Sha256Digest {
         self.roots().current.fingerprint()
+    }
+
+    /// Makes the root that takes the place of the current one. From here on both are trusted, and it signs.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` when a rotation is under way.
+    pub fn begin(&self) -> Result<(), Error> {
+        let roots = self.roots();
+        if roots.next.is_some() {
+            return Err(Error::invalid("a rotation of the CA is under way: `prexorctl ca show` says who it waits for"));
+        }
+        let next = create(&self.next_dir, roots.current.cluster())?;
+        tracing::info!(fingerprint = %next.fingerprint(), "the CA is being replaced");
+        let current = Authority::open(&self.dir).map_err(|e| Error::internal(e.to_string()))?;
+        self.roots.send_replace(Arc::new(Roots { current, next: Some(next) }));
+        Ok(())
+    }
+
+    /// Lets the next root take the place of the current one, which is trusted no more; its files are kept beside it.
+    ///
+    /// # Errors
+    /// `INVALID_REQUEST` when no rotation is under way.
+    pub fn finish(&self) -> Result<(), Error> {
+        let roots = self.roots();
+        if roots.next.is_none() {
+            return Err(Error::invalid("no rotation of the CA is under way: `prexorctl ca rotate` begins one"));
+        }
+        let former = roots.current.fingerprint().to_string();
+        rename(&self.dir, &self.dir.with_file_name(format!("ca-retired-{}", &former[..16])))?;
+        rename(&self.next_dir, &self.dir)?;
+        let current = Authority::open(&self.dir).map_err(|e| Error::internal(e.to_string()))?;
+        tracing::info!(fingerprint = %current.fingerprint(), former, "the CA was replaced");
+        self.roots.send_replace(Arc::new(Roots { current, next: None }));
+        Ok(())
     }
 
     /// Signs a certificate for an agent or an operator.
@@ -161,4 +201,52 @@ fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     fs::rename(from, to)
         .and_then(|()| sync(to))
         .map_err(|e| Error::internal(format!("{} cannot become {}: {e}", from.display(), to.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(dir: &Path) -> Config {
+        let file = dir.join("coordinator.yml");
+        let yaml = format!("cluster: c\nstate_dir: {0}/state\nstore: {{path: {0}/store}}\n", dir.display());
+        fs::write(&file, yaml).unwrap();
+        fs::create_dir(dir.join("state")).unwrap();
+        Config::load(&file).unwrap()
+    }
+
+    #[test]
+    fn a_rotation_is_begun_once_and_survives_a_crash_anywhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        assert!(Ca::existing(&config).is_err(), "nothing is made behind the coordinator's back");
+        let ca = Ca::open(&config).unwrap();
+        let first = ca.fingerprint();
+        assert!(ca.finish().is_err());
+        ca.begin().unwrap();
+        assert!(ca.begin().is_err());
+        let both = ca.roots();
+        let second = both.next.as_ref().unwrap().fingerprint();
+        assert_eq!((both.current.fingerprint(), both.issuing().fingerprint()), (first, second));
+        assert_eq!(both.certificates().len(), 2);
+
+        let again = Ca::open(&config).unwrap();
+        assert_eq!(again.roots().issuing().fingerprint(), second, "after a restart it goes on");
+        // Killed between the two renames.
+        fs::rename(config.ca_dir(), dir.path().join("state/ca-retired")).unwrap();
+        let again = Ca::existing(&config).unwrap();
+        assert_eq!((again.fingerprint(), again.roots().next.is_none()), (second, true));
+    }
+
+    #[test]
+    fn a_finished_rotation_leaves_one_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::open(&config(dir.path())).unwrap();
+        let mut changes = ca.changes();
+        ca.begin().unwrap();
+        let next = ca.roots().issuing().fingerprint();
+        ca.finish().unwrap();
+        assert!(changes.has_changed().unwrap());
+        assert_eq!((ca.fingerprint(), changes.borrow_and_update().certificates().len()), (next, 1));
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderName;
 use jiff::Timestamp;
 use prexor_certs::Identity;
 use prexor_format::id::BackupId;
@@ -14,6 +15,7 @@ use prexor_proto::{
     enroll::enrolment_service_server::EnrolmentServiceServer,
     reason::Reason,
     status::status,
+    trust,
 };
 use prexor_transport::{
     access::Door,
@@ -22,7 +24,8 @@ use prexor_transport::{
 use rustls::ServerConfig;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Status};
+use tonic::{Request, Status, body::Body};
+use tower::util::MapResponseLayer;
 
 use crate::{audit::Auditor, backups, context::Context, error::Error};
 
@@ -60,8 +63,15 @@ pub async fn serve_api(
 ) -> Result<(), Error> {
     let door = door(&ctx);
     let connections = serve::guarded_incoming(listener, tls, Limits::default(), ctx.revoked.clone());
-    let api = Api { ctx };
+    let (marked, api) = (ctx.clone(), Api { ctx });
+    let mark = MapResponseLayer::new(move |mut response: http::Response<Body>| {
+        let roots = marked.ca.roots();
+        let mark = trust::mark(roots.issuing().root_der(), roots.certificates());
+        response.headers_mut().extend(mark.parse().ok().map(|mark| (HeaderName::from_static(trust::MARK), mark)));
+        response
+    });
     let served = serve::server()
+        .layer(mark)
         .layer(door)
         .add_service(BackupServiceServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
         .add_service(RestoreServiceServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))

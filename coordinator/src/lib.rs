@@ -18,6 +18,7 @@ pub mod import;
 pub mod jobs;
 pub mod restore;
 pub mod revocations;
+pub mod rotation;
 pub mod scope;
 pub mod startup;
 pub mod status;

@@ -72,6 +72,9 @@ fn main() -> ExitCode {
         }
     };
     process::private_files();
+    if let Err(e) = process::no_dumps(true).and_then(|()| process::many_files()) {
+        return complain(&format!("the limits of the process cannot be set: {e}"), 1);
+    }
     memory::sparing();
     let config = match Config::load(&cli.config) {
         Ok(config) => config,

@@ -10,7 +10,7 @@ use crate::exit;
 
 mod access;
 
-pub use access::{ContextVerb, LoginArgs, NodeVerb, OperatorVerb, SetupArgs, TokenRole, TokenVerb};
+pub use access::{CaVerb, ContextVerb, LoginArgs, NodeVerb, OperatorVerb, SetupArgs, TokenRole, TokenVerb};
 
 /// Backs up and restores PrexorCloud clusters.
 #[derive(Debug, Parser)]
@@ -54,6 +54,9 @@ pub enum Verb {
     /// Revoke the certificates of an operator
     #[command(subcommand)]
     Operator(OperatorVerb),
+    /// Show and replace the backup CA
+    #[command(subcommand)]
+    Ca(CaVerb),
     /// Show who did what, newest first
     Audit {
         /// How many entries at most; 0 for all

@@ -1,7 +1,13 @@
 //! The way to the coordinator: finds the context, dials its endpoints, repeats calls that got lost, and turns what
 //! goes wrong into a [`Failure`].
 
-use std::{cell::RefCell, env, future::Future, path::PathBuf, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    env,
+    future::Future,
+    path::PathBuf,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use prexor_certs::{
@@ -14,6 +20,7 @@ use prexor_proto::{
         job_service_client::JobServiceClient, restore_service_client::RestoreServiceClient,
     },
     reason::Reason,
+    trust,
 };
 use prexor_transport::{
     context::{self, Context, ContextError, Contexts},
@@ -34,6 +41,10 @@ const MAX_MESSAGE: usize = 256 << 20;
 
 /// A connection to the coordinator.
 pub struct Client {
+    /// Whether the CA has changed since the credential was issued, as the last answer says.
+    outdated: Cell<bool>,
+    /// Whether it was tried to get another one.
+    renewed: Cell<bool>,
     context: Context,
     credential: Credential,
     channel: RefCell<Channel>,
@@ -85,7 +96,13 @@ impl Client {
         let credential = Credential::load(&context.credential)
             .map_err(|e| Failure::local(e.to_string()).hint(Hint::OtherCredential))?;
         let channel = RefCell::new(dial_first(context, &credential).await?);
-        let client = Self { context: context.clone(), credential, channel };
+        let client = Self {
+            outdated: Cell::new(false),
+            renewed: Cell::new(false),
+            context: context.clone(),
+            credential,
+            channel,
+        };
         if client.credential.leaf().renew_at() < Timestamp::now() {
             // The one in hand is still good: what this command is for goes first, and the next one tries again.
             let _ = client.renew().await;
@@ -93,8 +110,17 @@ impl Client {
         Ok(client)
     }
 
+    fn look_at<T>(&self, answer: &Response<T>) {
+        let said = answer.metadata().get(trust::MARK).and_then(|mark| mark.to_str().ok());
+        let issuer = self.credential.chain().last().map(AsRef::as_ref).unwrap_or_default();
+        if said.is_some_and(|said| said != trust::mark(issuer, self.credential.roots())) {
+            self.outdated.set(!self.renewed.get());
+        }
+    }
+
     /// Replaces the credential on disk by a new one, over a new key.
     async fn renew(&self) -> Result<(), Failure> {
+        self.renewed.set(true);
         let local = |e: &dyn std::fmt::Display| Failure::local(e.to_string());
         let (key, csr_der) = prexor_certs::credential::generate_request().map_err(|e| local(&e))?;
         let answer = self.call_once(RenewRequest { csr_der }, |s, r| async move { s.admin().renew(r).await }).await?;
@@ -131,7 +157,13 @@ impl Client {
         let mut pauses = PAUSES.into_iter();
         loop {
             match self.attempt(request.clone(), &call).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    if self.outdated.replace(false) {
+                        // Its roots are good as long as others have not moved either: the next command tries again.
+                        let _ = self.renew().await;
+                    }
+                    return Ok(answer);
+                }
                 Err(status) if is_lost(&status) => match pauses.next() {
                     Some(pause) => {
                         tokio::time::sleep(pause).await;
@@ -161,7 +193,11 @@ impl Client {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         match tokio::time::timeout(CALL_TIMEOUT, call(self.services(), request)).await {
-            Ok(answer) => answer.map(Response::into_inner),
+            Ok(answer) => {
+                let answer = answer?;
+                self.look_at(&answer);
+                Ok(answer.into_inner())
+            }
             Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
         }
     }

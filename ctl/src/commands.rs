@@ -3,6 +3,7 @@
 pub mod access;
 pub mod audit;
 pub mod backup;
+pub mod ca;
 pub mod completion;
 pub mod context;
 pub mod job;
@@ -17,7 +18,7 @@ pub mod token;
 use serde::Serialize;
 
 use crate::{
-    cli::{BackupVerb, ContextVerb, JobVerb, NodeVerb, OperatorVerb, TokenVerb, Verb},
+    cli::{BackupVerb, CaVerb, ContextVerb, JobVerb, NodeVerb, OperatorVerb, TokenVerb, Verb},
     exit::Exit,
     failure::Failure,
     printer::Printer,
@@ -62,6 +63,8 @@ pub async fn run(printer: &Printer, verb: Verb) -> Result<Exit, Failure> {
         Verb::Context(ContextVerb::Use { name }) => context::switch(printer, &name),
         Verb::Node(NodeVerb::Revoke { node, yes }) => access::revoke_node(printer, &node, yes).await,
         Verb::Operator(OperatorVerb::Revoke { name, yes }) => access::revoke_operator(printer, &name, yes).await,
+        Verb::Ca(CaVerb::Show) => ca::show(printer).await,
+        Verb::Ca(CaVerb::Rotate { finish, yes }) => ca::rotate(printer, finish, yes).await,
         Verb::Audit { limit } => audit::run(printer, limit).await,
         Verb::Completion { shell } => Ok(completion::run(printer, shell)),
         Verb::Version => {

@@ -4,6 +4,16 @@ use prexor_format::digest::Sha256Digest;
 
 use crate::agent::TrustRequest;
 
+/// Names the metadata of every answer of the client API that says which root signs for operators, and which roots there
+/// are; as [`mark`] writes it.
+pub const MARK: &str = "prexor-trust";
+
+/// What an operator's credential should be like: the SHA-256 of the root that it is signed by, and of those to trust.
+pub fn mark(issuer: &[u8], roots: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
+    let roots: Vec<_> = roots.into_iter().map(|r| Sha256Digest::of(r.as_ref()).to_string()).collect();
+    format!("{} {}", Sha256Digest::of(issuer), roots.join(" "))
+}
+
 /// The digest of the roots and the revoked serial numbers of a request, in their order.
 pub fn digest(request: &TrustRequest) -> Sha256Digest {
     let mut bytes = Vec::new();

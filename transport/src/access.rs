@@ -74,6 +74,8 @@ pub const TABLE: &[Rule] = &[
     witnessed("/prexorcloud.backup.v1.AdminService/Revoke"),
     operators("/prexorcloud.backup.v1.AdminService/ListAudit"),
     witnessed("/prexorcloud.backup.v1.AdminService/Renew"),
+    operators("/prexorcloud.backup.v1.AdminService/ShowCa"),
+    witnessed("/prexorcloud.backup.v1.AdminService/RotateCa"),
     coordinators("/prexorcloud.agent.v1.AgentService/Inspect"),
     coordinators("/prexorcloud.agent.v1.AgentService/Ping"),
     coordinators("/prexorcloud.agent.v1.AgentService/Trust"),

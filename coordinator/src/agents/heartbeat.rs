@@ -13,7 +13,7 @@ use prexor_format::{id::NodeName, text};
 use tokio_util::sync::CancellationToken;
 
 use super::{AgentClient, Agents, INSPECTIONS_AT_ONCE, upkeep::is_answer};
-use crate::{catalog::NodeRecord, context::Context, error::Error};
+use crate::{catalog::NodeRecord, context::Context, error::Error, rotation};
 
 /// What is known of an agent since the coordinator was started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,6 +86,7 @@ impl Agents {
             let asking = stream::iter(asked).buffer_unordered(INSPECTIONS_AT_ONCE).collect::<Vec<_>>();
             let Some(answers) = stop.run_until_cancelled(asking).await else { return };
             lines = answers.into_iter().flatten().collect();
+            rotation::finish_when_all_have_moved(&ctx).await;
         }
     }
 
@@ -100,13 +101,13 @@ impl Agents {
         let credential = self.credential.borrow().clone();
         let usable = line.filter(|l| l.address == node.address && Arc::ptr_eq(&l.credential, &credential));
         if let Some(line) = usable
-            && is_answer(line.client.tend(ctx).await).is_ok()
+            && is_answer(line.client.tend(ctx, &credential).await).is_ok()
         {
             return Ok(line);
         }
         // An agent that was started again closed the line: only a new one tells whether it is there.
         let client = self.connect(node).await?;
-        is_answer(client.tend(ctx).await)?;
+        is_answer(client.tend(ctx, &credential).await)?;
         Ok(Line { address: node.address.clone(), credential, client })
     }
 }

@@ -6,7 +6,7 @@
 
 use futures::{StreamExt as _, stream};
 use jiff::Timestamp;
-use prexor_certs::{Identity, Role};
+use prexor_certs::{Credential, Identity, Role};
 use prexor_proto::{
     agent::{PingRequest, TrustRequest},
     reason::Reason,
@@ -21,21 +21,21 @@ impl AgentClient {
     ///
     /// # Errors
     /// When it does not answer, or does not take what it is given.
-    pub(super) async fn tend(&self, ctx: &Context) -> Result<(), Error> {
-        let roots = ctx.ca.roots();
+    pub(super) async fn tend(&self, ctx: &Context, credential: &Credential) -> Result<(), Error> {
         let mut revoked_serials = ctx.revoked.serials();
         revoked_serials.sort();
         let mut said = TrustRequest {
             fence: Some(ctx.fence("")),
-            roots_der: roots.certificates().iter().map(|c| c.to_vec()).collect(),
+            // Not those of the CA: nobody is moved to a root that the coordinator itself does not trust yet.
+            roots_der: credential.roots().iter().map(|c| c.to_vec()).collect(),
             revoked_serials,
             chain_der: Vec::new(),
         };
         let digest = trust::digest(&said);
         let mut ping = PingRequest { renew: false };
-        if roots.next.is_some() {
+        if let Some(next) = ctx.ca.roots().next.as_ref().filter(|n| credential.roots().contains(n.root_der())) {
             let node = ctx.catalog.node(self.node()).await?;
-            ping.renew = ctx.catalog.issuer(&node.serial).await? != roots.issuing().fingerprint().to_string();
+            ping.renew = ctx.catalog.issuer(&node.serial).await? != next.fingerprint().to_string();
         }
         let mut client = self.client.clone();
         let answer = self.within(self.limits.answer, "being asked whether it is there", client.ping(ping)).await?;
@@ -45,6 +45,10 @@ impl AgentClient {
             let identity = Identity::new(&ctx.config.cluster, Role::Agent, self.node().as_str())
                 .map_err(|e| Error::internal(e.to_string()))?;
             let next = ctx.ca.issue(&answer.csr_der, &identity, ctx.config.certificates.agent, now)?;
+            if next.roots.iter().any(|root| !credential.roots().contains(root)) {
+                // The roots changed a moment ago; the next heartbeat finds everything in its place.
+                return Ok(());
+            }
             ctx.catalog.add_renewal(&next.leaf, next.ca, &answer.serial, now).await?;
             said.chain_der = next.chain.iter().map(|c| c.to_vec()).collect();
             issued = Some(next.leaf);
@@ -69,7 +73,8 @@ impl Agents {
     pub async fn tell_all(&self, ctx: &Context) -> Result<Vec<String>, Error> {
         let nodes = ctx.catalog.nodes().await?;
         let told = nodes.iter().map(async |node| {
-            let tell = async { self.connect(node).await?.tend(ctx).await };
+            let credential = self.credential.borrow().clone();
+            let tell = async { self.connect(node).await?.tend(ctx, &credential).await };
             let done = tokio::time::timeout(self.limits.answer, tell)
                 .await
                 .unwrap_or_else(|_| Err(failure::stalled(&node.name, "being told whom to trust", self.limits.answer)));
@@ -83,10 +88,14 @@ impl Agents {
     }
 }
 
-/// Whether an agent is there, by a version that may not know the call.
+/// Whether an agent is there, although it may not take what it is given: a version that does not know the call, or
+/// something that does not fit.
 pub(super) fn is_answer(answer: Result<(), Error>) -> Result<(), Error> {
     match answer {
-        Err(e) if e.reason == Reason::InvalidRequest => Ok(()),
+        Err(e) if e.reason == Reason::InvalidRequest => {
+            tracing::warn!(node = e.node, "an agent answers, but does not take what it is told: {e}");
+            Ok(())
+        }
         answer => answer,
     }
 }

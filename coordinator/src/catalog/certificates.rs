@@ -131,6 +131,25 @@ impl Catalog {
         Ok(row.is_some())
     }
 
+    /// Agents and operators (`agent/h1`) that have certificates which are good, but none that this root signed; sorted.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn without_certificate_of(&self, ca: Sha256Digest, now: Timestamp) -> Result<Vec<String>, Error> {
+        let rows = sqlx::query(
+            "SELECT role, name FROM certificates
+             WHERE not_after_ms > $1 AND revoked_ms IS NULL AND role <> 'coordinator'
+             GROUP BY role, name HAVING SUM(CASE WHEN ca = $2 THEN 1 ELSE 0 END) = 0 ORDER BY role, name",
+        )
+        .bind(now.as_millisecond())
+        .bind(ca.to_string())
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter()
+            .map(|row| Ok(format!("{}/{}", row.try_get::<String, _>("role")?, row.try_get::<String, _>("name")?)))
+            .collect()
+    }
+
     /// The serial numbers of all certificates that were revoked before their end, sorted.
     ///
     /// # Errors
@@ -174,8 +193,12 @@ mod tests {
         let next = authority.issue_credential(&identity, std::time::Duration::from_secs(3600), now).unwrap();
         let late = catalog.add_renewal(next.leaf(), authority.fingerprint(), &serials[1], now).await.unwrap_err();
         assert_eq!(late.reason, Reason::NotAllowed, "its owner was revoked while it was signed");
-        catalog.add_renewal(next.leaf(), authority.fingerprint(), "unknown", now).await.unwrap();
-        assert_eq!(catalog.issuer(&next.leaf().serial).await.unwrap(), authority.fingerprint().to_string());
+        let other = Sha256Digest::of(b"another root");
+        assert_eq!(catalog.without_certificate_of(other, now).await.unwrap(), ["agent/h2", "operator/h1"]);
+        catalog.add_renewal(next.leaf(), other, "unknown", now).await.unwrap();
+        let left = catalog.without_certificate_of(authority.fingerprint(), now).await.unwrap();
+        assert_eq!(left, ["agent/h1"]);
+        assert_eq!(catalog.issuer(&next.leaf().serial).await.unwrap(), other.to_string());
         assert!(catalog.is_known(Role::Operator, "h1").await.unwrap());
         assert!(!catalog.is_known(Role::Operator, "h2").await.unwrap());
         assert_eq!(catalog.revoked_serials(now + 2.hours()).await.unwrap(), Vec::<String>::new(), "they have ended");

@@ -5,10 +5,10 @@ use prexor_certs::Role;
 use prexor_format::id::NodeName;
 use prexor_proto::{
     backup::{
-        AuditEntry, CreateTokenRequest, CreateTokenResponse, GetStatusRequest, GetStatusResponse, ListAuditRequest,
+        AuditEntry, Ca, CreateTokenRequest, CreateTokenResponse, GetStatusRequest, GetStatusResponse, ListAuditRequest,
         ListAuditResponse, ListTokensRequest, ListTokensResponse, RenewRequest, RenewResponse, RevokeRequest,
-        RevokeResponse, RevokeTokenRequest, RevokeTokenResponse, Token, TokenRole, TokenState,
-        admin_service_server::AdminService,
+        RevokeResponse, RevokeTokenRequest, RevokeTokenResponse, RotateCaRequest, ShowCaRequest, Token, TokenRole,
+        TokenState, admin_service_server::AdminService,
     },
     convert::{duration_from_wire, time_to_wire},
 };
@@ -20,7 +20,7 @@ use crate::{
     catalog,
     enrolment::{self, Wish},
     error::Error,
-    revocations, status,
+    revocations, rotation, status,
 };
 
 #[async_trait]
@@ -105,6 +105,20 @@ impl AdminService for Api {
             chain_der: issued.chain.iter().map(|c| c.to_vec()).collect(),
             roots_der: issued.roots.iter().map(|c| c.to_vec()).collect(),
         }))
+    }
+
+    async fn show_ca(&self, _: Request<ShowCaRequest>) -> Result<Response<Ca>, Status> {
+        Ok(Response::new(rotation::show(&self.ctx).await?))
+    }
+
+    async fn rotate_ca(&self, request: Request<RotateCaRequest>) -> Result<Response<Ca>, Status> {
+        let about = About::of(&request);
+        let finish = request.into_inner().finish;
+        let done = if finish { self.ctx.ca.finish() } else { self.ctx.ca.begin() };
+        let roots = self.ctx.ca.roots();
+        about.is(format!("{} root {}", if finish { "to" } else { "towards" }, roots.issuing().fingerprint()));
+        done?;
+        Ok(Response::new(rotation::show(&self.ctx).await?))
     }
 }
 

@@ -44,6 +44,9 @@ pub(super) async fn run(
     for warning in &selection.warnings {
         job.warning(warning).await;
     }
+    for node in ctx.catalog.all_nodes().await?.iter().filter(|n| n.revoked_at.is_some()) {
+        job.warning(format!("{} is revoked: nothing of it is in this backup", node.name)).await;
+    }
 
     let id = backups::reserve(ctx, started_at, Some(job.id())).await?;
     job.set_backup(&id).await?;

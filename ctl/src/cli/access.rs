@@ -133,3 +133,21 @@ pub enum OperatorVerb {
         yes: bool,
     },
 }
+
+/// What can be done with the backup CA.
+#[derive(Debug, Subcommand)]
+pub enum CaVerb {
+    /// Show the root that is trusted, and during a rotation both
+    Show,
+    /// Replace the root while everything goes on
+    #[command(after_help = "Agents move by themselves, operators with the next command that they type. When\n\
+        all have moved, the old root is trusted no more.")]
+    Rotate {
+        /// Finish the rotation; whoever has not moved is shut out
+        #[arg(long)]
+        finish: bool,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
