@@ -174,10 +174,17 @@ impl Host {
         if verb == Verb::Swap {
             self.refuse_while_controller_runs().await?;
         }
+        restores::carry_out(verb, unit, &*self.unit_source(unit)?).await
+    }
+
+    /// The source that restores a unit, onto what was there when it began.
+    ///
+    /// # Errors
+    /// When the unit's record cannot be read, or this host has nothing of that kind.
+    pub fn unit_source(&self, unit: &RestoreUnit) -> Result<Arc<dyn Source>, SourceError> {
         let targets: Targets = unit.load_note(TARGETS_NOTE).map_err(note_error)?.unwrap_or_else(|| self.targets());
         let kind = unit.artifact.kind;
-        let source = self.source(kind, &targets, None).ok_or_else(|| self.no_source(kind))?;
-        restores::carry_out(verb, unit, &*source).await
+        self.source(kind, &targets, None).ok_or_else(|| self.no_source(kind))
     }
 
     /// Whether this host's controller runs. Where there is a controller and nobody has said how to ask for it, that is

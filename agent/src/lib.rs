@@ -3,6 +3,7 @@
 //! `main` brings [`server`] up, which serves [`grpc`]; that calls [`host`], which makes [`source`]s from [`targets`] and
 //! keeps [`restores`]. Sources know nothing of RPCs.
 
+pub mod arriving;
 pub mod config;
 pub mod discover;
 pub mod fence;

@@ -17,6 +17,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::sink::Progress;
 
+/// Whether the file that its source uses while it arrives came whole.
+const ARRIVING: &str = "arriving";
+
 /// How far a unit has come. The `-ing` phases say that a verb was begun and may be half done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -92,6 +95,30 @@ impl RestoreUnit {
     /// The files that are staged: those that the selection needs.
     pub fn files(&self) -> Vec<&StoredFile> {
         self.selection.files(&self.artifact)
+    }
+
+    /// Records, durably, that its source uses the file while it arrives ([`crate::source::Source::prepare_arriving`]):
+    /// from now on there may be something to revert. `whole` says that it is through with it.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn set_arriving(&self, whole: bool) -> io::Result<()> {
+        self.save_note(ARRIVING, &whole)
+    }
+
+    /// Whether its source used the file while it arrived, be it in part.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub fn is_arriving(&self) -> io::Result<bool> {
+        Ok(self.load_note::<bool>(ARRIVING)?.is_some())
+    }
+
+    /// Whether this file came whole: it has its name only after its digest was compared, or its source is through with
+    /// it.
+    pub fn is_whole(&self, file: &StoredFile) -> bool {
+        self.load_note(ARRIVING).is_ok_and(|whole| whole == Some(true))
+            || fs::metadata(self.staged(file)).is_ok_and(|m| m.len() == file.size_bytes)
     }
 
     /// Where the staged file with this path (relative to the backup's directory) lies.

@@ -129,8 +129,10 @@ pub async fn carry_out(verb: Verb, unit: &RestoreUnit, source: &dyn Source) -> R
         }
         (Verb::Swap, Swapped | Committing | Committed) => return Ok(Outcome::AlreadyDone),
         (Verb::Check, Swapped) => return source.check(unit).await.map(Outcome::Compared),
-        (Verb::Revert, Staging | Staged) => end(unit, Reverted).await?,
-        (Verb::Revert, Preparing | Prepared | Swapping | Swapped | Reverting) => {
+        (Verb::Revert, Staging | Staged) if !unit.is_arriving().map_err(|e| record_error(unit.dir(), &e))? => {
+            end(unit, Reverted).await?;
+        }
+        (Verb::Revert, Staging | Staged | Preparing | Prepared | Swapping | Swapped | Reverting) => {
             enter(Reverting)?;
             source.revert(unit).await?;
             end(unit, Reverted).await?;

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use prexor_format::{artifact::ArtifactKind, manifest::Contents};
 use tokio_util::sync::CancellationToken;
 
-use crate::{restore_unit::RestoreUnit, sink::ArtifactSink};
+use crate::{arriving::Arriving, restore_unit::RestoreUnit, sink::ArtifactSink};
 
 /// Something that can be captured and restored as one artifact.
 ///
@@ -42,6 +42,18 @@ pub trait Source: Send + Sync + 'static {
     /// Brings the staged artifact ([`RestoreUnit::staged`]) beside the live data, as near to live as possible, and
     /// compares it with the manifest's counts and content digests.
     async fn prepare(&self, unit: &RestoreUnit) -> Result<(), SourceError>;
+
+    /// Whether it would rather read the unit's only file while it arrives ([`Source::prepare_arriving`]) than have it
+    /// staged: no second copy on this host's disk, and no time to write and read it.
+    async fn takes_arriving(&self, _unit: &RestoreUnit) -> bool {
+        false
+    }
+
+    /// [`Source::prepare`] of a file while it arrives; a later `prepare` finds its work done. `file` ends only when it is
+    /// what the manifest says, and fails when it is cut short: then nothing may be left that `revert` does not remove.
+    async fn prepare_arriving(&self, unit: &RestoreUnit, _file: Arriving) -> Result<(), SourceError> {
+        Err(SourceError::Failed(format!("{} is restored from staged files alone", unit.artifact.id)))
+    }
 
     /// Exchanges live and prepared data; keeps the old aside.
     async fn swap(&self, unit: &RestoreUnit) -> Result<(), SourceError>;

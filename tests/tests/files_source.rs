@@ -32,6 +32,8 @@ use prexor_format::{
 use prexor_tests::capture;
 use tokio_util::sync::CancellationToken;
 
+#[path = "files_source/arriving.rs"]
+mod arriving;
 #[path = "files_source/crash.rs"]
 mod crash;
 #[path = "files_source/crowd.rs"]
@@ -219,16 +221,7 @@ async fn hostile_archives_are_refused_and_touch_nothing() {
     let before = list(&rig.root());
     let outside = Path::new("/tmp/prexor-hostile");
     for (number, (finding, blocks)) in hostile::archives().into_iter().enumerate() {
-        let mut tar = blocks.concat();
-        if !finding.contains("ends in the middle") && !finding.contains("larger than") {
-            tar.extend([0; 1024]);
-        }
-        let mut gz = GzipWriter::new(Vec::new());
-        std::io::Write::write_all(&mut gz, &tar).unwrap();
-        let gz = gz.finish().unwrap();
-        let mut artifact = artifact.clone();
-        artifact.files[0].size_bytes = gz.len() as u64;
-        artifact.files[0].sha256 = Sha256Digest::of(&gz);
+        let (artifact, gz) = hostile::artifact(&artifact, finding, &blocks);
         fs::write(archive_of(&rig, &artifact), &gz).unwrap();
         let unit = rig.stage(&artifact, &format!("job-{number}"));
         let error = rig.source.prepare(&unit).await.unwrap_err();

@@ -27,13 +27,14 @@ pub(super) async fn receive(
         .map_err(|e| bad(&format!("the artifact's entry cannot be read: {e}")))?;
     artifact.check().map_err(|e| bad(&e))?;
     let selection = selection_from_wire(begin.selection.as_ref()).checked().map_err(|e| bad(&e.to_string()))?;
-    let _lock = api.host.restores().lock(&fence.job_id, &artifact.id).await.map_err(error::source)?;
+    let lock = api.host.restores().lock(&fence.job_id, &artifact.id).await.map_err(error::source)?;
     let unit = Arc::new(api.host.begin_unit(&fence.job_id, &artifact, &selection).map_err(error::source)?);
-    let mut staging = Staging::begin(unit).map_err(error::source)?;
+    let source = api.host.unit_source(&unit).map_err(error::source)?;
+    let mut staging = Staging::begin(unit, source, lock).await.map_err(error::source)?;
     while let Some(message) = stream.message().await? {
         match message.frame {
             Some(Frame::FileBegin(f)) => staging.file_begin(&f.path).await,
-            Some(Frame::Chunk(c)) => staging.chunk(&c.data).await,
+            Some(Frame::Chunk(c)) => staging.chunk(c.data).await,
             Some(Frame::FileEnd(_)) => staging.file_end().await,
             Some(Frame::Begin(_)) | None => return Err(bad("a frame came out of order")),
         }

@@ -14,7 +14,6 @@ use crate::{
     restore_unit::{Phase, RestoreUnit},
     restores::{Outcome, Verb},
     source::SourceError,
-    staging::is_whole,
 };
 
 impl Api {
@@ -96,7 +95,7 @@ pub(super) fn probe(unit: Option<&RestoreUnit>) -> Result<wire::ProbeResponse, S
     let phase = unit
         .phase()
         .map_err(|e| error::source(SourceError::Failed(format!("the unit's phase cannot be read: {e}"))))?;
-    let whole = unit.artifact.files.iter().filter(|f| is_whole(unit, f));
+    let whole = unit.artifact.files.iter().filter(|f| unit.is_whole(f));
     Ok(wire::ProbeResponse {
         phase: phase_to_wire(phase).into(),
         staged_paths: whole.map(|f| f.path.clone()).collect(),

@@ -15,7 +15,7 @@ use prexor_proto::facts;
 use tokio_util::sync::CancellationToken;
 
 use super::{Captured, Inspection, Source, SourceError};
-use crate::{restore_unit::RestoreUnit, sink::ArtifactSink};
+use crate::{arriving::Arriving, restore_unit::RestoreUnit, sink::ArtifactSink};
 
 mod archive;
 mod capture;
@@ -117,6 +117,14 @@ impl Source for FilesSource {
 
     async fn prepare(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
         self.verb(unit, |r| r.prepare()).await
+    }
+
+    async fn takes_arriving(&self, unit: &RestoreUnit) -> bool {
+        self.verb(unit, |r| Ok(r.takes_arriving())).await.unwrap_or(false)
+    }
+
+    async fn prepare_arriving(&self, unit: &RestoreUnit, file: Arriving) -> Result<(), SourceError> {
+        self.verb(unit, |r| r.prepare_arriving(file)).await
     }
 
     async fn swap(&self, unit: &RestoreUnit) -> Result<(), SourceError> {

@@ -1,4 +1,4 @@
-//! Reads a staged archive on a thread of its own, checks everything that can be checked before anything is made of it,
+//! Reads an archive, staged or on its way in, on a thread of its own, checks everything that can be checked before anything is made of it,
 //! and hands over what is to be made. Writes nothing.
 
 use std::{
@@ -7,7 +7,10 @@ use std::{
     io::{self, BufReader, Read},
     ops::Range,
     path::Path,
-    sync::mpsc::{Receiver, SyncSender},
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender},
+    },
 };
 
 use prexor_format::{
@@ -21,7 +24,7 @@ use prexor_format::{
 use tokio_util::sync::CancellationToken;
 
 use super::{part::Part, policy};
-use crate::source::SourceError;
+use crate::{arriving::Arriving, source::SourceError};
 
 const CHUNK: usize = 256 << 10;
 
@@ -78,11 +81,20 @@ pub(super) struct Verified {
 /// An archive and what it should hold.
 #[derive(Clone, Copy)]
 pub(super) struct Archive<'a> {
-    pub(super) path: &'a Path,
+    pub(super) from: From<'a>,
     pub(super) stored: &'a StoredFile,
     pub(super) contents: &'a FilesContents,
     pub(super) part: &'a Part,
     pub(super) stop: &'a CancellationToken,
+}
+
+/// Where the bytes of an archive are.
+#[derive(Clone, Copy)]
+pub(super) enum From<'a> {
+    /// In a file, which can be read more than once.
+    Staged(&'a Path),
+    /// On their way in, for one reading; compared with the manifest's digest by who receives them.
+    Arriving(&'a Mutex<Option<Arriving>>),
 }
 
 /// What a first look at an archive tells of a part.
@@ -115,11 +127,18 @@ impl Archive<'_> {
         }
     }
 
-    fn open(&self) -> Result<Counting<File>, SourceError> {
-        let inner = File::open(self.path).map_err(|e| {
-            SourceError::Failed(format!("{}: the staged archive cannot be read: {e}", self.path.display()))
-        })?;
-        Ok(Counting { inner, hasher: Hasher::default(), size: 0 })
+    fn open(&self) -> Result<Counting, SourceError> {
+        let inner: Box<dyn Read + Send> = match self.from {
+            From::Staged(path) => Box::new(File::open(path).map_err(|e| {
+                SourceError::Failed(format!("{}: the staged archive cannot be read: {e}", path.display()))
+            })?),
+            From::Arriving(file) => match file.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                Some(file) => Box::new(file),
+                None => return Err(SourceError::Failed("an archive on its way in is read twice".to_owned())),
+            },
+        };
+        let hasher = matches!(self.from, From::Staged(_)).then(Hasher::default);
+        Ok(Counting { inner, hasher, size: 0 })
     }
 
     /// Looks for the part without checking anything.
@@ -178,8 +197,10 @@ impl Archive<'_> {
         };
         reading.out.renew()?;
         reading.entries(tar(&mut compressed))?;
-        let (size, sha256) = (compressed.size, compressed.hasher.finish());
-        if size != self.stored.size_bytes || sha256 != self.stored.sha256 {
+        // An archive on its way in is not over before its receiver says that it is whole.
+        io::copy(&mut compressed, &mut io::sink()).map_err(|e| self.unreadable(TreeError::Io(e)))?;
+        let (size, sha256) = (compressed.size, compressed.hasher.map(Hasher::finish));
+        if size != self.stored.size_bytes || sha256.is_some_and(|digest| digest != self.stored.sha256) {
             return Err(self.damaged("its SHA-256 is not the manifest's"));
         }
         reading.finish()
@@ -191,17 +212,19 @@ fn tar(compressed: impl Read) -> TreeReader<impl Read> {
     TreeReader::new(BufReader::with_capacity(CHUNK, archive))
 }
 
-/// Hashes what is read through it.
-struct Counting<R> {
-    inner: R,
-    hasher: Hasher,
+/// Counts what is read through it, and hashes what nobody else does.
+struct Counting {
+    inner: Box<dyn Read + Send>,
+    hasher: Option<Hasher>,
     size: u64,
 }
 
-impl<R: Read> Read for Counting<R> {
+impl Read for Counting {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
-        self.hasher.update(&buf[..n]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buf[..n]);
+        }
         self.size += n as u64;
         Ok(n)
     }

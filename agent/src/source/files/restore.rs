@@ -5,6 +5,7 @@ use std::{
     fs, io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    sync::Mutex,
 };
 
 use prexor_format::{
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    archive::{Archive, Survey},
+    archive::{Archive, From, Survey},
     carry::{self, MadeDirectory},
     compare::Comparison,
     exchange::{self, Journal},
@@ -26,7 +27,7 @@ use super::{
     space,
     unpack::{self, Destination},
 };
-use crate::{discover::discover, restore_unit::RestoreUnit, source::SourceError};
+use crate::{arriving::Arriving, discover::discover, restore_unit::RestoreUnit, source::SourceError};
 
 /// [`Place`], from the moment at which something may lie there.
 const PLACE: &str = "files-place";
@@ -121,7 +122,29 @@ impl Restore<'_> {
         }
     }
 
+    /// Whether the archive is better unpacked while it arrives: all of it, with room beyond doubt. Where that is in
+    /// doubt it is staged and looked at first.
+    pub(super) fn takes_arriving(&self) -> bool {
+        let look = || -> Result<bool, SourceError> {
+            let (contents, part) = (self.contents()?.0, self.part()?);
+            let existing = self.root.ancestors().skip(1).find(|dir| dir.is_dir());
+            let plenty = existing.is_some_and(|dir| space::is_plenty(dir, contents).unwrap_or(false));
+            let begun = self.note::<Prepared>(PREPARED)?.is_some() || self.note::<Journal>(JOURNAL)?.is_some();
+            Ok(plenty && part.paths().is_none() && !begun)
+        };
+        look().unwrap_or(false)
+    }
+
+    pub(super) fn prepare_arriving(&self, file: Arriving) -> Result<(), SourceError> {
+        self.prepare_from(From::Arriving(&Mutex::new(Some(file))))
+    }
+
     pub(super) fn prepare(&self) -> Result<(), SourceError> {
+        let staged = self.unit.staged(self.contents()?.1);
+        self.prepare_from(From::Staged(&staged))
+    }
+
+    fn prepare_from(&self, from: From<'_>) -> Result<(), SourceError> {
         if self.note::<Journal>(JOURNAL)?.is_some() {
             if self.note::<Prepared>(PREPARED)?.is_some() {
                 return Ok(());
@@ -137,8 +160,8 @@ impl Restore<'_> {
         }
         self.refuse_another_controller(contents)?;
         self.clear()?;
-        let (rules, part, staged) = (self.rules()?, self.part()?, self.unit.staged(stored));
-        let archive = Archive { path: &staged, stored, contents, part: &part, stop: self.stop };
+        let (rules, part) = (self.rules()?, self.part()?);
+        let archive = Archive { from, stored, contents, part: &part, stop: self.stop };
         let survey = self.survey(&archive)?;
         let place = Place::find(self.root, &self.unit.job_id, rules.patterns(), &part).map_err(|e| match e {
             NoPlace::Impossible(text) => SourceError::Invalid(text),

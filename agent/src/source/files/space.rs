@@ -2,8 +2,18 @@
 
 use std::{io, os::unix::ffi::OsStrExt as _, path::Path};
 
+use prexor_format::manifest::FilesContents;
+
 use super::archive::{Archive, Survey};
 use crate::source::SourceError;
+
+/// Whether everything has room beyond doubt, holes counted as if they were written.
+pub(super) fn is_plenty(beside: &Path, contents: &FilesContents) -> io::Result<bool> {
+    let fs = rustix::fs::statvfs(beside)?;
+    let needed = contents.bytes.saturating_add(contents.entries.saturating_mul(fs.f_frsize));
+    let inodes = fs.f_files == 0 || fs.f_favail >= contents.entries;
+    Ok(inodes && fs.f_bavail.saturating_mul(fs.f_frsize) >= needed)
+}
 
 /// Refuses early when the file system of `beside` has not the room for what is unpacked. `survey` tells of a part; for
 /// everything the manifest does.
