@@ -23,8 +23,7 @@ use prexor_agent::{
     },
 };
 use prexor_format::{
-    digest::Sha256Digest,
-    gzip::{self, GzipWriter},
+    gzip,
     id::NodeName,
     manifest::{Artifact, Contents, FilesContents},
     tree::verify_tar,
