@@ -1,0 +1,264 @@
+//! The whole product on several hosts, each with a real systemd: our programs run from their units, the datastores from units of
+//! theirs, and a stand-in for PrexorCloud's controller that does nothing but run.
+
+use std::{fs, path::PathBuf};
+
+use mongodb::{
+    Client,
+    bson::{Document, doc},
+};
+
+use crate::{
+    cluster::{Said, program},
+    dataset::{self, DATABASE, Layout, Site, Size},
+    equality::{self, Snapshot},
+    resp::Resp,
+    rig::{Host, Needs, Rack},
+    servers::{PATIENCE, binaries, repository, wait_until},
+};
+
+const VALKEY_PASSWORD: &str = "valkey-secret";
+/// Where the controllers' files are.
+const ROOT: &str = "/etc/prexorcloud";
+
+/// The first host has the datastores, the coordinator and the store; all have a controller and an agent. Everything ends when it
+/// is dropped.
+#[derive(Debug)]
+pub struct Fleet {
+    /// The hosts.
+    pub rack: Rack,
+}
+
+/// What is on all hosts.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Everything {
+    /// The datastores, and the files of the first host.
+    first: Snapshot,
+    /// The files of the others.
+    others: Vec<equality::Things>,
+}
+
+impl Everything {
+    /// What differs in `after`, in words.
+    pub fn differences(&self, after: &Self) -> Vec<String> {
+        let files = |things: &equality::Things| Snapshot { files: things.clone(), ..Snapshot::default() };
+        let others = self.others.iter().zip(&after.others).flat_map(|(was, is)| files(was).differences(&files(is)));
+        self.first.differences(&after.first).into_iter().chain(others).collect()
+    }
+}
+
+impl Fleet {
+    /// Hosts with data, everything enrolled by `prexorctl setup`, controllers stopped.
+    pub fn start(name: &str, hosts: u8) -> Self {
+        let servers = binaries();
+        let programs = program("prexor-agent").parent().expect("a directory").to_owned();
+        let above = |path: &PathBuf| path.ancestors().nth(2).expect("bin lies in a directory").to_owned();
+        let mut shared = vec![programs, above(&servers.mongod), above(&servers.valkey)];
+        // Servers from PATH are in every Debian root's /usr already, or cannot be shared.
+        shared.retain(|path| !path.starts_with("/usr"));
+        let needs = Needs { packages: &["libcurl4", "liblzma5", "ca-certificates"], shared };
+        let fleet = Self { rack: Rack::up(name, hosts, &needs) };
+        for host in fleet.rack.hosts() {
+            install(host);
+        }
+        fleet.start_datastores();
+        fleet.fill();
+        fleet.start_coordinator();
+        for number in 1..=usize::from(hosts) {
+            fleet.setup(number).ok();
+        }
+        fleet
+    }
+
+    /// `prexorctl` on the first host, as root there.
+    pub fn ctl(&self, args: &[&str]) -> Said {
+        self.rack.host(1).exec(&[&["prexorctl"], args].concat())
+    }
+
+    /// Creates a backup and returns its id.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn backup(&self) -> String {
+        let said = self.ctl(&["backup", "create", "--json"]).ok();
+        said.json()["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// All there is now; logs are left out.
+    ///
+    /// # Panics
+    /// When something cannot be read.
+    pub fn snapshot(&self) -> Everything {
+        let roots: Vec<PathBuf> = self.rack.hosts().iter().map(|h| h.path(ROOT)).collect();
+        let files = |root: &PathBuf| equality::files(root, dataset::EXCLUDED).expect("the files");
+        let others = roots[1..].iter().map(files).collect();
+        let (mongo, valkey) = (self.mongo_uri(), self.valkey_uri());
+        let first = self.rack.on_the_wire(async move || {
+            let client = Client::with_uri_str(&mongo).await.expect("MongoDB");
+            let mut resp = Resp::connect(&valkey).await.expect("Valkey");
+            Snapshot::take(&client, DATABASE, Some(&mut resp), &roots[0], dataset::EXCLUDED).await.expect("a snapshot")
+        });
+        Everything { first, others }
+    }
+
+    /// Drops the database, flushes Valkey, and removes the controller's files on every host.
+    ///
+    /// # Panics
+    /// When something resists.
+    pub fn wreck(&self) {
+        let root = self.rack.host(1).path(ROOT);
+        let (mongo, valkey) = (self.mongo_uri(), self.valkey_uri());
+        self.rack.on_the_wire(async move || {
+            let client = Client::with_uri_str(&mongo).await.expect("MongoDB");
+            let mut resp = Resp::connect(&valkey).await.expect("Valkey");
+            dataset::destroy(&client, DATABASE, Some(&mut resp), &root).await.expect("destruction");
+        });
+        // The agent finds its servers by this file; without it an operator would write it first.
+        self.write_controller_yml(1);
+        for host in &self.rack.hosts()[1..] {
+            fs::remove_dir_all(host.path("/etc/prexorcloud/templates")).expect("files to remove");
+            host.write("/etc/prexorcloud/templates/born-after-the-backup", "x");
+        }
+    }
+
+    /// Whether a unit runs on a host.
+    pub fn is_active(&self, host: usize, unit: &str) -> bool {
+        self.rack.host(host).exec(&["systemctl", "is-active", unit]).out.trim() == "active"
+    }
+
+    /// Every one of our processes' logs on a host.
+    pub fn journal(&self, host: usize) -> String {
+        self.rack.host(host).exec(&["journalctl", "--no-pager", "-u", "prexor-*", "-u", "valkey"]).out
+    }
+
+    /// What is in the database for a restore that is not finished.
+    pub fn temporary_collections(&self) -> usize {
+        let uri = self.mongo_uri();
+        self.rack.on_the_wire(async move || {
+            let client = Client::with_uri_str(&uri).await.expect("MongoDB");
+            let names = client.database(DATABASE).list_collection_names().await.expect("names");
+            names.iter().filter(|n| n.starts_with("_prexor_")).count()
+        })
+    }
+
+    fn mongo_uri(&self) -> String {
+        format!("mongodb://{}:27017/?directConnection=true", self.rack.host(1).address)
+    }
+
+    fn valkey_uri(&self) -> String {
+        format!("redis://:{VALKEY_PASSWORD}@{}:6379", self.rack.host(1).address)
+    }
+
+    fn site(&self) -> Site {
+        Site {
+            layout: Layout::Guide,
+            mongo_uri: format!("mongodb://{}:27017/?replicaSet=rs0", self.rack.host(1).address),
+            database: DATABASE.to_owned(),
+            valkey_uri: Some(self.valkey_uri()),
+        }
+    }
+
+    /// On other hosts than the first, a controller of its own that leaves the datastores to the first one's agent.
+    fn write_controller_yml(&self, number: usize) {
+        let host = self.rack.host(number);
+        if number == 1 {
+            return dataset::write_controller_yml(&host.path(ROOT), &self.site()).expect("controller.yml");
+        }
+        host.write(
+            &format!("{ROOT}/config/controller.yml"),
+            &format!("uuid: 00000000-0000-4000-8000-00000000000{number}\n"),
+        );
+    }
+
+    fn start_datastores(&self) {
+        let (host, servers) = (self.rack.host(1), binaries());
+        let mongod = servers.mongod.display();
+        host.exec(&["mkdir", "-p", "/var/lib/mongodb", "/var/lib/valkey"]).ok();
+        unit(
+            host,
+            "mongod",
+            &format!("{mongod} --dbpath /var/lib/mongodb --bind_ip_all --replSet rs0 --wiredTigerCacheSizeGB 0.25"),
+        );
+        let valkey = servers.valkey.display();
+        unit(
+            host,
+            "valkey",
+            &format!("{valkey} --dir /var/lib/valkey --bind 0.0.0.0 --appendonly yes --requirepass {VALKEY_PASSWORD}"),
+        );
+        let (mongo, member) = (self.mongo_uri(), format!("{}:27017", host.address));
+        self.rack.on_the_wire(async move || {
+            let client = Client::with_uri_str(&mongo).await.expect("a URI");
+            let admin = client.database("admin");
+            let config = doc! { "_id": "rs0", "members": [{ "_id": 0, "host": member }] };
+            wait_until("mongod to take its configuration", PATIENCE, async || {
+                admin.run_command(doc! { "replSetInitiate": &config }).await.is_ok()
+            })
+            .await;
+            wait_until("mongod to be primary", PATIENCE, async || {
+                let hello: Result<Document, _> = admin.run_command(doc! { "hello": 1 }).await;
+                hello.is_ok_and(|h| h.get_bool("isWritablePrimary").unwrap_or(false))
+            })
+            .await;
+        });
+    }
+
+    fn fill(&self) {
+        let (site, root) = (self.site(), self.rack.host(1).path(ROOT));
+        fs::create_dir_all(&root).expect("the root");
+        let (mongo, valkey) = (self.mongo_uri(), self.valkey_uri());
+        self.rack.on_the_wire(async move || {
+            let client = Client::with_uri_str(&mongo).await.expect("MongoDB");
+            let mut resp = Resp::connect(&valkey).await.expect("Valkey");
+            dataset::fill(&client, DATABASE, Some(&mut resp), &root, &site, Size::SMALL).await.expect("data");
+        });
+        for (number, host) in (2..).zip(&self.rack.hosts()[1..]) {
+            self.write_controller_yml(number);
+            for n in 0..50 {
+                host.write(&format!("{ROOT}/templates/t{n}/server.properties"), &format!("motd=h{number} {n}\n"));
+            }
+        }
+    }
+
+    fn start_coordinator(&self) {
+        let (host, address) = (self.rack.host(1), &self.rack.host(1).address);
+        let config = format!("cluster: test\nlisten:\n  api: {address}:9443\n  enrolment: {address}:9444\n");
+        host.write("/etc/prexor-coordinator/coordinator.yml", &config);
+        host.exec(&["systemctl", "enable", "--now", "prexor-coordinator"]).ok();
+    }
+
+    /// `prexorctl setup` on a host, with a token for it.
+    pub fn setup(&self, number: usize) -> Said {
+        let host = self.rack.host(number);
+        let token = self.ctl(&["token", "create", "--node", &host.name, "--ttl", "10m", "--json"]).ok();
+        host.write("/root/token", token.json()["token"].as_str().expect("a token"));
+        let coordinator = format!("{}:9444", self.rack.host(1).address);
+        let advertise = format!("{}:9445", host.address);
+        let setup = ["prexorctl", "setup", "--coordinator", &coordinator, "--token-file", "/root/token"];
+        host.exec(&[&setup[..], &["--node", &host.name, "--advertise", &advertise]].concat())
+    }
+}
+
+/// Our programs with their units, and a controller.
+fn install(host: &Host) {
+    for name in ["prexor-coordinator", "prexor-agent", "prexorctl"] {
+        let target = host.path("/usr/bin").join(name);
+        std::os::unix::fs::symlink(program(name), target).expect("a link to the program");
+    }
+    for name in ["prexor-coordinator", "prexor-agent"] {
+        let text = fs::read_to_string(repository().join(format!("deploy/systemd/{name}.service"))).expect("the unit");
+        host.write(&format!("/usr/lib/systemd/system/{name}.service"), &text);
+    }
+    let controller = "[Service]\nExecStart=/usr/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n";
+    host.write("/etc/systemd/system/prexorcloud-controller.service", controller);
+    host.exec(&["systemctl", "daemon-reload"]).ok();
+}
+
+/// A server that systemd starts again whatever ends it.
+fn unit(host: &Host, name: &str, command: &str) {
+    let text = format!(
+        "[Service]\nExecStart={command}\nRestart=always\nRestartSec=1\n[Install]\nWantedBy=multi-user.target\n"
+    );
+    host.write(&format!("/etc/systemd/system/{name}.service"), &text);
+    host.exec(&["systemctl", "daemon-reload"]).ok();
+    host.exec(&["systemctl", "enable", "--now", name]).ok();
+}

@@ -1,0 +1,165 @@
+//! One host: its disk, its PID 1, and what is typed on it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use super::{Network, run, run_quietly, wait};
+use crate::cluster::Said;
+
+/// Gives a container a cgroup hierarchy and a `/run/systemd` of its own, and starts it again when it reboots (133).
+/// Its arguments are the host's cgroup and those of systemd-nspawn.
+const LAUNCH: &str = r#"
+mkdir -p /run/systemd && mount -t tmpfs tmpfs /run/systemd && mount -t cgroup2 cgroup2 /sys/fs/cgroup || exit
+while (echo $BASHPID >"$0/cgroup.procs" && exec systemd-nspawn "$@"); [ $? = 133 ]; do :; done"#;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Host {
+    number: usize,
+    /// What it is called: `h1`.
+    pub name: String,
+    /// On the rack's network.
+    pub address: String,
+    dir: PathBuf,
+    cgroup: PathBuf,
+    namespace: String,
+    shared: Vec<PathBuf>,
+    launcher: Option<Child>,
+}
+
+impl Host {
+    pub(super) fn create(rack: &Path, network: &Network, number: u8, image: &Path, shared: &[PathBuf]) -> Self {
+        let number = usize::from(number);
+        let name = format!("h{number}");
+        let dir = rack.join(&name);
+        for part in ["upper/etc", "work", "root"] {
+            fs::create_dir_all(dir.join(part)).expect("the host's disk");
+        }
+        fs::write(dir.join("upper/etc/hostname"), format!("{name}\n")).expect("the host's name");
+        fs::write(dir.join("upper/etc/hosts"), Network::names()).expect("the hosts' names");
+        let layers = |part: &str| dir.join(part).display().to_string();
+        let options = format!("lowerdir={},upperdir={},workdir={}", image.display(), layers("upper"), layers("work"));
+        run(Command::new("mount").args(["-t", "overlay", "rack", "-o", &options]).arg(dir.join("root")));
+        let cgroup = rack.join("cgroup/hosts").join(format!("{}-{name}", std::process::id()));
+        let namespace = network.namespace_of(number);
+        let shared = shared.to_vec();
+        let address = Network::address(number);
+        let mut host = Self { number, name, address, dir, cgroup, namespace, shared, launcher: None };
+        host.boot(network);
+        host
+    }
+
+    /// Switches it on; [`Host::wait_until_up`] waits for it.
+    pub(super) fn boot(&mut self, network: &Network) {
+        network.plug(self.number);
+        fs::create_dir_all(&self.cgroup).expect("the host's cgroup");
+        let console = fs::File::options().create(true).append(true).open(self.console()).expect("the host's console");
+        let mut launch = Command::new("unshare");
+        launch.args(["--mount", "--propagation", "slave", "setsid", "bash", "-c", LAUNCH]).arg(&self.cgroup);
+        launch.args(["--quiet", "--boot", "--register=no", "--keep-unit", "--capability=CAP_NET_ADMIN"]);
+        launch.args(["--console=pipe", "--resolv-conf=off", "--timezone=off", "--link-journal=no"]);
+        launch.arg(format!("--directory={}", self.root().display()));
+        launch.arg(format!("--machine={}", self.namespace)).arg(format!("--hostname={}", self.name));
+        launch.arg(format!("--network-namespace-path=/run/netns/{}", self.namespace));
+        launch.args(self.shared.iter().map(|path| format!("--bind-ro={}", path.display())));
+        launch.stdin(Stdio::null()).stderr(console.try_clone().expect("the console")).stdout(console);
+        self.launcher = Some(launch.spawn().expect("systemd-nspawn"));
+    }
+
+    /// Waits until systemd has started what it starts.
+    ///
+    /// # Panics
+    /// When it does not come so far.
+    pub fn wait_until_up(&self) {
+        wait(&format!("{} to start, see {}", self.name, self.console().display()), || {
+            Ok(self.init().is_some_and(|pid| Path::new(&format!("/proc/{pid}/root/run/systemd/private")).exists()))
+        });
+        let said = self.exec(&["systemctl", "is-system-running", "--wait"]);
+        assert!(matches!(said.out.trim(), "running" | "degraded"), "{}: {said:?}", self.name);
+    }
+
+    /// A power cut: the link goes, then everything on it gets SIGKILL. Its disk stays.
+    pub(super) fn kill(&mut self) {
+        end_all(&self.cgroup);
+        if let Some(mut launcher) = self.launcher.take() {
+            // It ends by itself once nspawn was killed; not having been there any more is as good.
+            let _ = launcher.kill();
+            let _ = launcher.wait();
+        }
+    }
+
+    /// A command for this host that is yet to be started.
+    ///
+    /// # Panics
+    /// When the host is off.
+    pub fn command(&self, argv: &[&str]) -> Command {
+        let init = self.init().unwrap_or_else(|| panic!("{} is off", self.name));
+        let mut command = Command::new("nsenter");
+        command.args([
+            "-t",
+            &init.to_string(),
+            "-a",
+            "--",
+            "env",
+            "-i",
+            "HOME=/root",
+            "LANG=C.UTF-8",
+            "SYSTEMD_PAGER=",
+        ]);
+        command.arg("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").args(argv);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command on it.
+    ///
+    /// # Panics
+    /// When the host is off.
+    pub fn exec(&self, argv: &[&str]) -> Said {
+        self.command(argv).output().unwrap_or_else(|e| panic!("{}: {argv:?}: {e}", self.name)).into()
+    }
+
+    /// Where its disk is seen from here, also while it is off.
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("root")
+    }
+
+    /// Where a path of the host is seen from here.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.root().join(path.trim_start_matches('/'))
+    }
+
+    /// Writes a file on its disk, with the directories above it.
+    ///
+    /// # Panics
+    /// When the disk refuses.
+    pub fn write(&self, path: &str, content: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().expect("a file has a directory")).expect("a directory on the host");
+        fs::write(&path, content).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+
+    fn console(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    /// The pid of its systemd, as seen from here.
+    fn init(&self) -> Option<u32> {
+        let pids = fs::read_to_string(self.cgroup.join("payload/init.scope/cgroup.procs")).ok()?;
+        pids.lines().next()?.parse().ok()
+    }
+}
+
+/// Ends every process in a cgroup and below, and removes it.
+pub(super) fn end_all(cgroup: &Path) {
+    if !cgroup.exists() || fs::write(cgroup.join("cgroup.kill"), "1").is_err() {
+        return;
+    }
+    wait(&format!("everything in {} to end", cgroup.display()), || {
+        run_quietly(Command::new("find").arg(cgroup).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"]));
+        Ok(!cgroup.exists())
+    });
+}
