@@ -26,6 +26,7 @@ mod upkeep;
 
 pub use capture::{Capture, CaptureFrame};
 pub use client::{AgentClient, Look, Verb, VerbEnd};
+pub use failure::way_back;
 
 /// How many agents are asked at once.
 const INSPECTIONS_AT_ONCE: usize = 64;

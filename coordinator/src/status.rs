@@ -7,7 +7,13 @@ use prexor_proto::{
     convert::{kind_from_wire, time_from_wire},
 };
 
-use crate::{agents::Look, backups, context::Context, error::Error, jobs};
+use crate::{
+    agents::{Look, way_back},
+    backups,
+    context::Context,
+    error::Error,
+    jobs,
+};
 
 /// Certificates that end sooner than this are a problem: agents renew theirs long before.
 const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -33,7 +39,7 @@ pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
     problems.extend(self::problems(&nodes, &recent, any_complete, Timestamp::now()));
     problems.extend(revoked.iter().filter_map(|n| {
         let (name, at) = (&n.name, n.revoked_at?);
-        Some(format!("{name} was revoked at {at}: it is left out of everything until it rejoins"))
+        Some(format!("{name} was revoked at {at} and is left out of everything; {}", way_back(name)))
     }));
     let (latest_backup, store_free_bytes) = store.unwrap_or_default();
     if let Some(latest) = latest_backup.as_ref().filter(|b| b.size_bytes > store_free_bytes) {

@@ -1,7 +1,11 @@
 //! The whole product on several hosts, each with a real systemd: our programs run from their units, the datastores from units of
 //! theirs, and a stand-in for PrexorCloud's controller that does nothing but run.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use mongodb::{
     Client,
@@ -39,6 +43,12 @@ pub struct Everything {
 }
 
 impl Everything {
+    /// What a restore of this over `live` leaves: the same, but for what the restore laws correct.
+    #[must_use]
+    pub fn restored_over(&self, live: &Self) -> Self {
+        Self { first: self.first.restored_over(&live.first), others: self.others.clone() }
+    }
+
     /// What differs in `after`, in words.
     pub fn differences(&self, after: &Self) -> Vec<String> {
         let files = |things: &equality::Things| Snapshot { files: things.clone(), ..Snapshot::default() };
@@ -49,21 +59,21 @@ impl Everything {
 
 impl Fleet {
     /// Hosts with data, everything enrolled by `prexorctl setup`, controllers stopped.
-    pub fn start(name: &str, hosts: u8) -> Self {
+    pub fn start(hosts: u8) -> Self {
         let servers = binaries();
         let programs = program("prexor-agent").parent().expect("a directory").to_owned();
         let above = |path: &PathBuf| path.ancestors().nth(2).expect("bin lies in a directory").to_owned();
         let mut shared = vec![programs, above(&servers.mongod), above(&servers.valkey)];
         // Servers from PATH are in every Debian root's /usr already, or cannot be shared.
         shared.retain(|path| !path.starts_with("/usr"));
-        let needs = Needs { packages: &["libcurl4", "liblzma5", "ca-certificates"], shared };
-        let fleet = Self { rack: Rack::up(name, hosts, &needs) };
+        let needs = Needs { packages: &["libatomic1", "libcurl4", "liblzma5", "libssl3"], shared };
+        let fleet = Self { rack: Rack::up(hosts, &needs) };
         for host in fleet.rack.hosts() {
             install(host);
         }
         fleet.start_datastores();
         fleet.fill();
-        fleet.start_coordinator();
+        fleet.restart_coordinator("");
         for number in 1..=usize::from(hosts) {
             fleet.setup(number).ok();
         }
@@ -82,6 +92,35 @@ impl Fleet {
     pub fn backup(&self) -> String {
         let said = self.ctl(&["backup", "create", "--json"]).ok();
         said.json()["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Whose files are in a backup.
+    ///
+    /// # Panics
+    /// When there is no such backup.
+    pub fn nodes_of(&self, backup: &str) -> Vec<String> {
+        let shown = self.ctl(&["backup", "show", backup, "--json"]).ok().json();
+        let artifacts = shown["artifacts"].as_array().expect("artifacts").iter();
+        let mut nodes: Vec<_> = artifacts.filter_map(|a| a["node"].as_str().map(str::to_owned)).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
+    }
+
+    /// Waits until the coordinator reaches a host's agent.
+    pub fn until_reachable(&self, number: usize) {
+        let name = &self.rack.host(number).name;
+        wait(&format!("{name} to be reachable"), || self.node(number)["reachable"] == true);
+    }
+
+    /// What `prexorctl status` says of a host; null when that is none of the nodes.
+    ///
+    /// # Panics
+    /// When there is no status.
+    pub fn node(&self, number: usize) -> serde_json::Value {
+        let status = self.ctl(&["status", "--json"]).ok().json();
+        let mut nodes = status["nodes"].as_array().expect("nodes").iter();
+        nodes.find(|node| node["name"] == self.rack.host(number).name.as_str()).cloned().unwrap_or_default()
     }
 
     /// All there is now; logs are left out.
@@ -124,6 +163,13 @@ impl Fleet {
     /// Whether a unit runs on a host.
     pub fn is_active(&self, host: usize, unit: &str) -> bool {
         self.rack.host(host).exec(&["systemctl", "is-active", unit]).out.trim() == "active"
+    }
+
+    /// Starts Valkey anew and waits until it answers.
+    pub fn restart_valkey(&self) {
+        self.rack.host(1).exec(&["systemctl", "restart", "valkey"]).ok();
+        let valkey = self.valkey_uri();
+        self.rack.on_the_wire(async move || answers(&valkey).await);
     }
 
     /// Every one of our processes' logs on a host.
@@ -185,7 +231,7 @@ impl Fleet {
             "valkey",
             &format!("{valkey} --dir /var/lib/valkey --bind 0.0.0.0 --appendonly yes --requirepass {VALKEY_PASSWORD}"),
         );
-        let (mongo, member) = (self.mongo_uri(), format!("{}:27017", host.address));
+        let (mongo, valkey, member) = (self.mongo_uri(), self.valkey_uri(), format!("{}:27017", host.address));
         self.rack.on_the_wire(async move || {
             let client = Client::with_uri_str(&mongo).await.expect("a URI");
             let admin = client.database("admin");
@@ -199,6 +245,7 @@ impl Fleet {
                 hello.is_ok_and(|h| h.get_bool("isWritablePrimary").unwrap_or(false))
             })
             .await;
+            answers(&valkey).await;
         });
     }
 
@@ -219,23 +266,42 @@ impl Fleet {
         }
     }
 
-    fn start_coordinator(&self) {
+    /// Writes the coordinator's configuration with these further lines, starts it anew and waits until it answers.
+    pub fn restart_coordinator(&self, more: &str) {
         let (host, address) = (self.rack.host(1), &self.rack.host(1).address);
-        let config = format!("cluster: test\nlisten:\n  api: {address}:9443\n  enrolment: {address}:9444\n");
+        let config = format!("cluster: test\nlisten:\n  api: {address}:9443\n  enrolment: {address}:9444\n{more}");
         host.write("/etc/prexor-coordinator/coordinator.yml", &config);
-        host.exec(&["systemctl", "enable", "--now", "prexor-coordinator"]).ok();
+        host.exec(&["systemctl", "enable", "prexor-coordinator"]).ok();
+        host.exec(&["systemctl", "restart", "prexor-coordinator"]).ok();
+        wait("the coordinator to answer", || self.ctl(&["status"]).code == 0);
     }
 
     /// `prexorctl setup` on a host, with a token for it.
     pub fn setup(&self, number: usize) -> Said {
         let host = self.rack.host(number);
-        let token = self.ctl(&["token", "create", "--node", &host.name, "--ttl", "10m", "--json"]).ok();
-        host.write("/root/token", token.json()["token"].as_str().expect("a token"));
         let coordinator = format!("{}:9444", self.rack.host(1).address);
         let advertise = format!("{}:9445", host.address);
+        self.bring_token(number, &["--node", &host.name, "--ttl", "10m"]);
         let setup = ["prexorctl", "setup", "--coordinator", &coordinator, "--token-file", "/root/token"];
         host.exec(&[&setup[..], &["--node", &host.name, "--advertise", &advertise]].concat())
     }
+
+    /// The two commands that bring a host back: `prexorctl token create --description rejoin --ttl 1h` on the coordinator's host
+    /// and `prexorctl setup --rejoin` on this one.
+    pub fn rejoin(&self, number: usize) -> Said {
+        self.bring_token(number, &["--description", "rejoin", "--ttl", "1h"]);
+        self.rack.host(number).exec(&["prexorctl", "setup", "--rejoin", "--token-file", "/root/token", "--json"])
+    }
+
+    /// Makes a token on the first host and carries it to another.
+    fn bring_token(&self, number: usize, args: &[&str]) {
+        let said = self.ctl(&[&["token", "create", "--json"], args].concat()).ok().json();
+        self.rack.host(number).write("/root/token", said["token"].as_str().expect("a token"));
+    }
+}
+
+async fn answers(valkey: &str) {
+    wait_until("Valkey to answer", PATIENCE, async || Resp::connect(valkey).await.is_ok()).await;
 }
 
 /// Our programs with their units, and a controller.
@@ -261,4 +327,16 @@ fn unit(host: &Host, name: &str, command: &str) {
     host.write(&format!("/etc/systemd/system/{name}.service"), &text);
     host.exec(&["systemctl", "daemon-reload"]).ok();
     host.exec(&["systemctl", "enable", "--now", name]).ok();
+}
+
+/// Asks again and again until the answer is yes.
+///
+/// # Panics
+/// When it is still no after [`PATIENCE`].
+pub fn wait(what: &str, mut ask: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !ask() {
+        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

@@ -11,8 +11,9 @@ mod network;
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Duration,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
 };
 
 pub use host::Host;
@@ -29,28 +30,40 @@ pub struct Needs<'a> {
     pub shared: Vec<PathBuf>,
 }
 
-/// Hosts `h1`, `h2`, ... They end, with all they hold, when the rack is dropped.
+/// Where racks keep their hosts' disks; each in a directory that its process holds a lock on.
+const RACKS: &str = "/var/tmp";
+const PREFIX: &str = "prexor-rack-";
+
+/// Hosts `h1`, `h2`, ... They end, with all they hold, when the rack is dropped. When the process is killed a guard ends
+/// them, and the next rack removes what they leave: mounts, cgroups, namespaces and disks.
 #[derive(Debug)]
 pub struct Rack {
     dir: PathBuf,
     network: Network,
     hosts: Vec<Host>,
+    guard: Child,
+    /// Says that this rack is in use.
+    _lock: fs::File,
 }
 
 impl Rack {
-    /// Starts `count` hosts. Of racks of the same name there is one at a time: what is left of an earlier one is removed.
+    /// Starts `count` hosts.
     ///
     /// # Panics
-    /// When a host does not come up.
-    pub fn up(name: &str, count: u8, needs: &Needs<'_>) -> Self {
-        assert!(rustix::process::geteuid().is_root(), "a rack of hosts needs root");
+    /// When this machine cannot run hosts, or one does not come up.
+    pub fn up(count: u8, needs: &Needs<'_>) -> Self {
+        assert!(rustix::process::geteuid().is_root(), "a rack of hosts needs root: namespaces, mounts and cgroups");
         let image = image::root(needs.packages);
-        let dir = PathBuf::from("/var/tmp").join(format!("prexor-rack-{name}"));
-        remove(&dir, name);
-        fs::create_dir_all(dir.join("cgroup")).expect("the rack's directory");
-        run(Command::new("mount").args(["-t", "cgroup2", "rack"]).arg(dir.join("cgroup")));
-        let network = Network::create(name);
-        let mut rack = Self { dir, network, hosts: Vec::new() };
+        let (dir, lock) = claim();
+        let cgroups = dir.join("cgroup");
+        fs::create_dir(&cgroups).expect("the rack's directory");
+        run(Command::new("mount").args(["-t", "cgroup2", "rack"]).arg(&cgroups));
+        fs::create_dir(cgroups_of(&dir)).expect("the rack's cgroup");
+        assert!(cgroups_of(&dir).join("cgroup.kill").exists(), "a rack of hosts needs Linux 5.14, for cgroup.kill");
+        let network = Network::create(name_of(&dir));
+        let guard = guard(&cgroups_of(&dir));
+        // From here on the drop removes what there is.
+        let mut rack = Self { dir, network, hosts: Vec::new(), guard, _lock: lock };
         for number in 1..=count {
             rack.hosts.push(Host::create(&rack.dir, &rack.network, number, &image, &needs.shared));
         }
@@ -98,6 +111,14 @@ impl Rack {
         self.hosts[number - 1].wait_until_up();
     }
 
+    /// Lets a host's systemd reboot it, and waits until it is up again.
+    ///
+    /// # Panics
+    /// When it does not go down or come up.
+    pub fn reboot(&self, number: usize) {
+        self.hosts[number - 1].reboot();
+    }
+
     /// Runs `work` on a thread whose sockets are on the hosts' network, with a runtime of its own.
     ///
     /// # Panics
@@ -120,42 +141,72 @@ impl Rack {
 impl Drop for Rack {
     fn drop(&mut self) {
         for host in &mut self.hosts {
+            self.network.unplug(host.number());
             host.kill();
         }
-        self.network.remove();
-        remove_dir(&self.dir);
+        remove(&self.dir);
+        drop(self.guard.stdin.take());
+        // It has nothing left to do.
+        let _ = self.guard.wait();
     }
 }
 
-/// Removes what a rack of this name left behind when its process was killed.
-fn remove(dir: &Path, name: &str) {
-    if let Ok(entries) = fs::read_dir(dir.join("cgroup").join("hosts")) {
-        entries.flatten().for_each(|cgroup| host::end_all(&cgroup.path()));
-    }
-    Network::remove_all(name);
-    remove_dir(dir);
+/// Ends what is in a cgroup when this process ends, however it does: it reads from a pipe that nobody else holds.
+fn guard(cgroup: &Path) -> Child {
+    let mut guard = Command::new("setsid");
+    guard.args(["bash", "-c", r#"read -r; echo 1 >"$0/cgroup.kill""#]).arg(cgroup);
+    guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("setsid")
 }
 
-fn remove_dir(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for root in entries.flatten().map(|e| e.path().join("root")).filter(|p| p.exists()) {
-        unmount(&root);
+/// A directory for a rack of this process, and the lock that says so. What racks left whose processes are gone is removed.
+fn claim() -> (PathBuf, fs::File) {
+    let racks = fs::File::open(RACKS).expect("a place for the hosts' disks");
+    // Nobody takes a directory for left that was made just now.
+    rustix::fs::flock(&racks, rustix::fs::FlockOperation::LockExclusive).expect("a lock");
+    for entry in fs::read_dir(RACKS).expect("racks").flatten() {
+        let (path, abandoned) = (entry.path(), rustix::fs::FlockOperation::NonBlockingLockExclusive);
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        if fs::File::open(&path).is_ok_and(|dir| rustix::fs::flock(&dir, abandoned).is_ok()) {
+            remove(&path);
+        }
     }
-    let hosts = dir.join("cgroup/hosts");
-    // Of a cgroup only the directories can be removed, the deepest first.
-    run_quietly(Command::new("find").arg(&hosts).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"]));
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let dir = Path::new(RACKS).join(format!("{PREFIX}{}-{number}", std::process::id()));
+    fs::create_dir(&dir).expect("the rack's directory");
+    let lock = fs::File::open(&dir).expect("the rack's directory");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("a lock");
+    (dir, lock)
+}
+
+/// The rack's own name, after its directory; its namespaces and cgroup are called so too.
+fn name_of(dir: &Path) -> &str {
+    dir.file_name().and_then(|name| name.to_str()).expect("its name was made here")
+}
+
+fn cgroups_of(dir: &Path) -> PathBuf {
+    dir.join("cgroup").join(name_of(dir))
+}
+
+/// Removes all of a rack that is there.
+fn remove(dir: &Path) {
+    host::end_all(&cgroups_of(dir));
+    Network::remove_all(name_of(dir));
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        unmount(&entry.path().join("root"));
+    }
     unmount(&dir.join("cgroup"));
     run_quietly(Command::new("rm").args(["-rf", "--one-file-system"]).arg(dir));
 }
 
 fn unmount(path: &Path) {
-    for _ in 0..100 {
-        if !run_quietly(Command::new("mountpoint").arg("-q").arg(path)) {
-            return;
-        }
-        run_quietly(Command::new("umount").arg(path));
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    // What ended just now may hold it for a moment.
+    within(Duration::from_secs(5), || {
+        let mounted = run_quietly(Command::new("mountpoint").arg("-q").arg(path));
+        Ok(!mounted || run_quietly(Command::new("umount").arg(path)))
+    });
 }
 
 /// Runs a command of this machine that has to work.
@@ -171,10 +222,18 @@ fn run_quietly(command: &mut Command) -> bool {
 }
 
 /// Asks again and again, without a runtime.
-fn wait(what: &str, mut ask: impl FnMut() -> io::Result<bool>) {
-    let begun = std::time::Instant::now();
+fn wait(what: &str, ask: impl FnMut() -> io::Result<bool>) {
+    assert!(within(PATIENCE, ask), "waited {PATIENCE:?} for {what}");
+}
+
+/// Asks again and again, and says whether there was a yes in time.
+fn within(limit: Duration, mut ask: impl FnMut() -> io::Result<bool>) -> bool {
+    let begun = Instant::now();
     while !ask().unwrap_or(false) {
-        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        if begun.elapsed() > limit {
+            return false;
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
+    true
 }

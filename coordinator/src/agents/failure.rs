@@ -11,15 +11,15 @@ use crate::error::Error;
 
 pub(super) fn of_dial(node: &NodeName, e: &DialError) -> Error {
     let rejoin = match e.kind {
-        DialErrorKind::Untrusted(_) | DialErrorKind::Rejected(_) => format!("; {}", rejoin(node)),
+        DialErrorKind::Untrusted(_) | DialErrorKind::Rejected(_) => format!("; {}", way_back(node)),
         _ => String::new(),
     };
     let message = format!("the agent on {node} cannot be reached: {e}{rejoin}");
     Error::new(Reason::AgentUnavailable, message).on(node.as_str())
 }
 
-/// The way back, whatever became of the certificate or of the CA.
-fn rejoin(node: &NodeName) -> String {
+/// What to type to let a node in again, whatever became of its certificate or of the CA.
+pub fn way_back(node: &NodeName) -> String {
     format!(
         "to let it in again, `prexorctl token create --description rejoin --ttl 1h` here, then `prexorctl setup --rejoin` \
          on {node}"

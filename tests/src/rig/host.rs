@@ -4,10 +4,14 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
-use super::{Network, run, run_quietly, wait};
-use crate::cluster::Said;
+use super::{Network, cgroups_of, run, run_quietly, wait, within};
+use crate::{
+    cluster::Said,
+    servers::{PATIENCE, kill_now},
+};
 
 /// Gives a container a cgroup hierarchy and a `/run/systemd` of its own, and starts it again when it reboots (133).
 /// Its arguments are the host's cgroup and those of systemd-nspawn.
@@ -43,7 +47,7 @@ impl Host {
         let layers = |part: &str| dir.join(part).display().to_string();
         let options = format!("lowerdir={},upperdir={},workdir={}", image.display(), layers("upper"), layers("work"));
         run(Command::new("mount").args(["-t", "overlay", "rack", "-o", &options]).arg(dir.join("root")));
-        let cgroup = rack.join("cgroup/hosts").join(format!("{}-{name}", std::process::id()));
+        let cgroup = cgroups_of(rack).join(&name);
         let namespace = network.namespace_of(number);
         let shared = shared.to_vec();
         let address = Network::address(number);
@@ -66,7 +70,7 @@ impl Host {
         launch.arg(format!("--network-namespace-path=/run/netns/{}", self.namespace));
         launch.args(self.shared.iter().map(|path| format!("--bind-ro={}", path.display())));
         launch.stdin(Stdio::null()).stderr(console.try_clone().expect("the console")).stdout(console);
-        self.launcher = Some(launch.spawn().expect("systemd-nspawn"));
+        self.launcher = Some(launch.spawn().expect("unshare"));
     }
 
     /// Waits until systemd has started what it starts.
@@ -74,21 +78,36 @@ impl Host {
     /// # Panics
     /// When it does not come so far.
     pub fn wait_until_up(&self) {
-        wait(&format!("{} to start, see {}", self.name, self.console().display()), || {
-            Ok(self.init().is_some_and(|pid| Path::new(&format!("/proc/{pid}/root/run/systemd/private")).exists()))
+        let mut state = String::new();
+        let up = within(PATIENCE, || {
+            let socket = |pid| format!("/proc/{pid}/root/run/systemd/private");
+            if self.init().is_some_and(|pid| Path::new(&socket(pid)).exists()) {
+                state = self.exec(&["systemctl", "is-system-running", "--wait"]).out.trim().to_owned();
+            }
+            Ok(matches!(state.as_str(), "running" | "degraded"))
         });
-        let said = self.exec(&["systemctl", "is-system-running", "--wait"]);
-        assert!(matches!(said.out.trim(), "running" | "degraded"), "{}: {said:?}", self.name);
+        let console = fs::read_to_string(self.console()).unwrap_or_default();
+        assert!(up, "{} does not come up, its systemd is '{state}':\n{console}", self.name);
     }
 
-    /// A power cut: the link goes, then everything on it gets SIGKILL. Its disk stays.
+    pub(super) fn number(&self) -> usize {
+        self.number
+    }
+
+    /// What `systemctl reboot` does.
+    pub(super) fn reboot(&self) {
+        let before = self.init();
+        // The command may be ended by what it asks for.
+        self.exec(&["systemctl", "reboot"]);
+        wait(&format!("{} to go down", self.name), || Ok(self.init() != before));
+        self.wait_until_up();
+    }
+
+    /// A power cut, but for the link: everything on it gets SIGKILL. Its disk stays.
     pub(super) fn kill(&mut self) {
         end_all(&self.cgroup);
-        if let Some(mut launcher) = self.launcher.take() {
-            // It ends by itself once nspawn was killed; not having been there any more is as good.
-            let _ = launcher.kill();
-            let _ = launcher.wait();
-        }
+        // The launcher ends by itself once nspawn was killed; not having been there any more is as good.
+        self.launcher.take().into_iter().for_each(kill_now);
     }
 
     /// A command for this host that is yet to be started.
@@ -153,12 +172,13 @@ impl Host {
     }
 }
 
-/// Ends every process in a cgroup and below, and removes it.
+/// Ends every process in a cgroup and below, and removes it. What could not be ended stays for the next rack to remove.
 pub(super) fn end_all(cgroup: &Path) {
     if !cgroup.exists() || fs::write(cgroup.join("cgroup.kill"), "1").is_err() {
         return;
     }
-    wait(&format!("everything in {} to end", cgroup.display()), || {
+    within(Duration::from_secs(20), || {
+        // Of a cgroup only the directories can be removed, the deepest first.
         run_quietly(Command::new("find").arg(cgroup).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", "+"]));
         Ok(!cgroup.exists())
     });

@@ -8,14 +8,8 @@ use super::run;
 
 const ALWAYS: &[&str] = &["systemd", "systemd-sysv", "libnss-systemd", "dbus", "iproute2"];
 
-/// The tools that build and run hosts, with Debian's package of each.
-const TOOLS: &[(&str, &str)] = &[
-    ("systemd-nspawn", "systemd-container"),
-    ("mmdebstrap", "mmdebstrap"),
-    ("ip", "iproute2"),
-    ("nft", "nftables"),
-    ("nsenter", "util-linux"),
-];
+/// The tools that build and run hosts; tests/run installs them.
+const TOOLS: &[&str] = &["systemd-nspawn", "mmdebstrap", "ip", "nft", "nsenter", "unshare"];
 
 /// Builds the root; its arguments are the new directory and the packages. What a package would start at boot is left for the
 /// tests to enable.
@@ -24,7 +18,6 @@ set -euo pipefail
 new=$1 packages=$2
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
 sources() {
-    # shellcheck disable=SC2016
     apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Identifier: Packages' 'Origin: Debian'
 }
 [[ $(sources) ]] || apt-get -qq update
@@ -52,7 +45,7 @@ pub(super) fn root(packages: &[&str]) -> PathBuf {
     let lock = fs::File::open(&cache).expect("the cache");
     // Two suites that begin at once build it once.
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("the cache's lock");
-    install_tools();
+    look_for_tools();
     if !root.is_dir() {
         let new = cache.join("new");
         run(Command::new("bash").args(["-c", BUILD, "bash"]).arg(&new).arg(&all));
@@ -68,20 +61,9 @@ fn cache() -> PathBuf {
     base.unwrap_or_else(|| home().join(".cache/prexorcloud-backup")).join("hosts")
 }
 
-fn install_tools() {
-    let on_path = |tool: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|dir| dir.join(tool).exists())
-    };
-    let missing: Vec<&str> = TOOLS.iter().filter(|(tool, _)| !on_path(tool)).map(|(_, package)| *package).collect();
-    if missing.is_empty() {
-        return;
-    }
-    let apt = |args: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-o", "DPkg::Lock::Timeout=300"]).args(args);
-        run(&mut command)
-    };
-    apt(&["update"]);
-    apt(&[&["install", "-y", "--no-install-recommends"], &missing[..]].concat());
+fn look_for_tools() {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = |tool: &&str| std::env::split_paths(&path).any(|dir| dir.join(tool).exists());
+    let missing: Vec<_> = TOOLS.iter().filter(|tool| !there(tool)).collect();
+    assert!(missing.is_empty(), "hosts need {missing:?}; `tests/run hosts` installs that");
 }

@@ -1,7 +1,7 @@
 //! The hosts' network: one bridge in a namespace without a way out, and a packet filter that loses what is cut.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Write as _,
     os::fd::{AsFd as _, BorrowedFd},
     process::{Command, Stdio},
@@ -23,7 +23,7 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn create(name: &str) -> Self {
-        let name = format!("prexor-{name}");
+        let name = name.to_owned();
         run(ip().args(["netns", "add", &name]));
         let namespace = File::open(format!("/run/netns/{name}")).expect("the namespace that was just made");
         let network = Self { name, namespace, cuts: Vec::new() };
@@ -112,17 +112,13 @@ impl Network {
         run(ip().args(["-n", &self.name]).args(args));
     }
 
-    /// Removes the namespace and all that is in it.
-    pub(super) fn remove(&self) {
-        run_quietly(ip().args(["netns", "del", &self.name]));
-    }
-
-    /// Removes the namespaces of a rack that nobody holds any more.
+    /// Removes the namespaces of a rack, and all that is in them.
     pub(super) fn remove_all(rack: &str) {
-        let name = format!("prexor-{rack}");
-        let own = (1..=20).map(|n| format!("{name}-h{n}"));
-        for namespace in own.chain([name.clone()]) {
-            run_quietly(ip().args(["netns", "del", &namespace]));
+        let Ok(namespaces) = fs::read_dir("/run/netns") else { return };
+        for name in namespaces.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+            if name.strip_prefix(rack).is_some_and(|rest| rest.is_empty() || rest.starts_with("-h")) {
+                run_quietly(ip().args(["netns", "del", &name]));
+            }
         }
     }
 }
