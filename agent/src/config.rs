@@ -7,6 +7,7 @@ use prexor_format::{gzip::Level, id::NodeName, tree::Pattern};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    connection::ConnectionString,
     services::ServicesConfig,
     source::{
         mongo::{Databases, ReadFrom},
@@ -70,7 +71,7 @@ pub struct MongoSettings {
     /// `false`: this agent leaves MongoDB alone.
     pub enabled: bool,
     /// Connection string; by default that of `controller.yml`.
-    pub uri: Option<String>,
+    pub uri: Option<ConnectionString>,
     /// Database; by default that of `controller.yml`, or `prexorcloud`.
     pub database: Option<String>,
     /// Which databases a backup holds: `default` (the one above), `all` (all but MongoDB's own), or a list of names.
@@ -88,7 +89,7 @@ pub struct ValkeySettings {
     /// `false`: this agent leaves Valkey alone.
     pub enabled: bool,
     /// Connection string; by default that of `controller.yml`.
-    pub uri: Option<String>,
+    pub uri: Option<ConnectionString>,
     /// The server's data directory, where `CONFIG GET dir` is forbidden or the directory is mounted elsewhere.
     pub data_dir: Option<PathBuf>,
     /// How to capture; by default the best way that the server and this host allow.

@@ -4,12 +4,14 @@
 //! know are ignored, as PrexorCloud itself does.
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use prexor_format::manifest::Controller;
 use serde::{Deserialize, Serialize};
+
+use crate::connection::ConnectionString;
 
 /// Where PrexorCloud's installers put a controller: the guide's layout, and the one of later versions.
 pub const LAYOUTS: [&str; 2] = ["/etc/prexorcloud", "/opt/prexorcloud/controller"];
@@ -20,8 +22,8 @@ pub const CONFIG_FILE: &str = "config/controller.yml";
 /// No configuration is larger: it is read into memory.
 const MAX_CONFIG: u64 = 4 << 20;
 
-/// What a `controller.yml` says about the things that are backed up. URIs hold passwords: `Debug` does not show them.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a `controller.yml` says about the things that are backed up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Discovered {
     /// The controller's root directory.
     pub root: PathBuf,
@@ -32,29 +34,13 @@ pub struct Discovered {
     /// `cluster.id` (law L11).
     pub cluster_id: Option<String>,
     /// `database.uri`, or the guide era's `mongo.uri`.
-    pub mongo_uri: Option<String>,
+    pub mongo_uri: Option<ConnectionString>,
     /// `database.database`, by default `prexorcloud`.
     pub mongo_database: String,
     /// `redis.uri`; `None` is the profile without Valkey.
-    pub valkey_uri: Option<String>,
+    pub valkey_uri: Option<ConnectionString>,
     /// `modules.directory`, by default `data/modules`; absolute.
     pub modules_directory: PathBuf,
-}
-
-impl fmt::Debug for Discovered {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let redacted = |uri: &Option<String>| uri.as_ref().map(|_| "<redacted>");
-        f.debug_struct("Discovered")
-            .field("root", &self.root)
-            .field("config_path", &self.config_path)
-            .field("uuid", &self.uuid)
-            .field("cluster_id", &self.cluster_id)
-            .field("mongo_uri", &redacted(&self.mongo_uri))
-            .field("mongo_database", &self.mongo_database)
-            .field("valkey_uri", &redacted(&self.valkey_uri))
-            .field("modules_directory", &self.modules_directory)
-            .finish()
-    }
 }
 
 impl Discovered {
@@ -133,14 +119,14 @@ struct ControllerYml {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Database {
-    uri: Option<String>,
+    uri: Option<ConnectionString>,
     database: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Redis {
-    uri: Option<String>,
+    uri: Option<ConnectionString>,
 }
 
 #[derive(Deserialize, Default)]
@@ -164,17 +150,18 @@ fn parse(root: &Path, config_path: PathBuf, text: &str) -> Result<Discovered, Di
     let parsed = serde_saphyr::from_str_with_options::<Option<ControllerYml>>(text, options);
     let yml = parsed.map_err(|e| malformed(&config_path, &e))?.unwrap_or_default();
     let given = |value: Option<String>| value.filter(|v| !v.trim().is_empty());
+    let given_uri = |uri: Option<ConnectionString>| uri.filter(|u| !u.expose().trim().is_empty());
     let database = yml.database.unwrap_or_default();
     let mongo = yml.mongo.unwrap_or_default();
     let directory = given(yml.modules.unwrap_or_default().directory);
     Ok(Discovered {
         uuid: given(yml.uuid),
         cluster_id: given(yml.cluster.unwrap_or_default().id),
-        mongo_uri: given(database.uri).or_else(|| given(mongo.uri)),
+        mongo_uri: given_uri(database.uri).or_else(|| given_uri(mongo.uri)),
         mongo_database: given(database.database)
             .or_else(|| given(mongo.database))
             .unwrap_or_else(|| "prexorcloud".to_owned()),
-        valkey_uri: given(yml.redis.unwrap_or_default().uri),
+        valkey_uri: given_uri(yml.redis.unwrap_or_default().uri),
         modules_directory: root.join(directory.as_deref().unwrap_or("data/modules")),
         root: root.to_owned(),
         config_path,
@@ -223,14 +210,17 @@ modules: { directory: /srv/modules, dataDirectory: data/modules }
     #[test]
     fn both_eras_and_both_profiles() {
         let d = discovered(FULL);
-        assert_eq!(d.mongo_uri.as_deref(), Some("mongodb://prexor:hunter2@127.0.0.1:27017/?replicaSet=rs0"));
+        assert_eq!(
+            d.mongo_uri.as_ref().map(ConnectionString::expose),
+            Some("mongodb://prexor:hunter2@127.0.0.1:27017/?replicaSet=rs0")
+        );
         assert_eq!((d.mongo_database.as_str(), d.cluster_id.as_deref()), ("cloud", Some("c-1")));
-        assert_eq!(d.valkey_uri.as_deref(), Some("redis://:hunter2@127.0.0.1:6379"));
+        assert_eq!(d.valkey_uri.as_ref().map(ConnectionString::expose), Some("redis://:hunter2@127.0.0.1:6379"));
         assert_eq!(d.modules_directory, Path::new("/srv/modules"));
         assert_eq!(d.controller().uuid.as_deref(), Some("6f1c2f5e-0b1a-4a7e-9a53-0d9d1d1c8f10"));
 
         let guide = discovered("uuid: u\nmongo:\n  uri: mongodb://h\nredis:\n  uri: null\n");
-        assert_eq!((guide.mongo_uri.as_deref(), guide.valkey_uri), (Some("mongodb://h"), None));
+        assert_eq!((guide.mongo_uri, guide.valkey_uri), (Some("mongodb://h".into()), None));
         assert_eq!(guide.mongo_database, "prexorcloud");
         assert_eq!(guide.modules_directory, guide.root.join("data/modules"));
 

@@ -5,6 +5,7 @@
 
 pub mod arriving;
 pub mod config;
+pub mod connection;
 pub mod discover;
 pub mod fence;
 pub mod grpc;

@@ -40,11 +40,12 @@ pub async fn serve(host: Arc<Host>, keeper: Keeper, listen: SocketAddr, stop: Ca
     let listener = serve::listener(listen).await?;
     let keeper = Arc::new(keeper);
     tracing::info!(node = %host.node(), address = %listener.local_addr()?, not_after = %keeper.leaf().not_after, "agent ready");
-    let incoming = serve::guarded_incoming(listener, keeper.tls(), Limits::default(), keeper.revoked());
+    let limits = Limits::default();
+    let incoming = serve::guarded_incoming(listener, keeper.tls(), limits, keeper.revoked());
     tokio::spawn(keeper.clone().watch_files(stop.clone()));
     process::ready()?;
     let door = Door::new(host.cluster(), Arc::new(Journal));
-    serve::server()
+    serve::server(limits)
         .layer(door)
         .add_service(AgentServiceServer::new(Api::new(host, keeper)).max_decoding_message_size(MAX_MESSAGE))
         .serve_with_incoming_shutdown(incoming, stop.cancelled())

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::AgentConfig,
+    connection::ConnectionString,
     discover::{self, Discovered},
     restore_unit::write_durably,
     source::{
@@ -39,7 +40,7 @@ pub struct Targets {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are those of agent.yml")]
 pub struct Mongo {
-    pub uri: String,
+    pub uri: ConnectionString,
     pub database: String,
     #[serde(default)]
     pub databases: Databases,
@@ -49,7 +50,7 @@ pub struct Mongo {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are those of agent.yml")]
 pub struct Valkey {
-    pub uri: String,
+    pub uri: ConnectionString,
     pub data_dir: Option<PathBuf>,
     #[serde(default)]
     pub capture: CaptureWay,

@@ -17,11 +17,13 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate, X509CertificationRequest};
+use zeroize::Zeroizing;
 
 use crate::{
     credential::{Credential, CredentialError, KeyPair, generate_request},
     files::{self, FileError},
     identity::{Identity, IdentityError, Role},
+    passphrase::{self, Passphrase},
     pem,
 };
 
@@ -75,6 +77,14 @@ pub enum AuthorityError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// The key is encrypted, and there is no passphrase for it or another one.
+    #[error("the key of the backup CA in {} is under a passphrase, and {reason}", dir.display())]
+    Passphrase {
+        /// The directory.
+        dir: PathBuf,
+        /// What is missing.
+        reason: &'static str,
+    },
     /// The cluster or a name is not spelled as it must be.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -95,6 +105,9 @@ pub enum AuthorityError {
         /// Until when the root is valid.
         root_not_after: Timestamp,
     },
+    /// A key could not be put under its passphrase.
+    #[error("the key of the backup CA cannot be encrypted")]
+    Encrypt,
     /// Signing failed.
     #[error("cannot sign: {0}")]
     Sign(#[from] rcgen::Error),
@@ -104,11 +117,25 @@ pub enum AuthorityError {
 }
 
 impl Authority {
-    /// Makes a new CA and keeps it in `dir` (mode 0700), which must not exist or be empty.
+    /// As [`Self::create_with`], the key in the clear.
+    ///
+    /// # Errors
+    /// As [`Self::create_with`].
+    pub fn create(dir: &Path, cluster: &str, now: Timestamp) -> Result<Self, AuthorityError> {
+        Self::create_with(dir, cluster, now, None)
+    }
+
+    /// Makes a new CA and keeps it in `dir` (mode 0700), which must not exist or be empty; its key under the passphrase,
+    /// if there is one.
     ///
     /// # Errors
     /// If there is a CA already, or it cannot be written. A failure leaves `dir` as it was.
-    pub fn create(dir: &Path, cluster: &str, now: Timestamp) -> Result<Self, AuthorityError> {
+    pub fn create_with(
+        dir: &Path,
+        cluster: &str,
+        now: Timestamp,
+        passphrase: Option<&Passphrase>,
+    ) -> Result<Self, AuthorityError> {
         Identity::new(cluster, Role::Coordinator, "ca")?;
         if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(AuthorityError::Exists(dir.to_owned()));
@@ -124,6 +151,7 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let root = params.self_signed(&key)?;
+        let key = key_file(key.serialized_der(), passphrase)?;
 
         // Everything appears under its final name in one rename: a killed start leaves no half CA behind.
         let parent = files::parent(dir);
@@ -131,7 +159,7 @@ impl Authority {
         let new = parent.join(format!(".new-ca-{}", hex::encode(rand::random::<[u8; 8]>())));
         files::create_private_dir(&new)?;
         let write = || {
-            files::write_new(&new.join(KEY_FILE), 0o600, pem::of_key(key.serialized_der()).as_bytes())?;
+            files::write_new(&new.join(KEY_FILE), 0o600, key.as_bytes())?;
             files::write_new(&new.join(ROOT_FILE), 0o644, root.pem().as_bytes())?;
             files::sync_dir(&new)?;
             fs::rename(&new, dir).map_err(files::io_error("create", dir))?;
@@ -141,19 +169,35 @@ impl Authority {
             let _ = fs::remove_dir_all(&new);
             return Err(error.into());
         }
-        Self::open(dir)
+        Self::open_with(dir, passphrase)
     }
 
-    /// Opens the CA in `dir`.
+    /// As [`Self::open_with`], of a CA whose key is in the clear.
     ///
     /// # Errors
-    /// If the directory or the key can be read by others, or the files are not a CA.
+    /// As [`Self::open_with`].
     pub fn open(dir: &Path) -> Result<Self, AuthorityError> {
+        Self::open_with(dir, None)
+    }
+
+    /// Opens the CA in `dir`. A key that is in the clear although there is a passphrase is put under it.
+    ///
+    /// # Errors
+    /// If the directory or the key can be read by others, the key is under another passphrase, or the files are not a CA.
+    pub fn open_with(dir: &Path, passphrase: Option<&Passphrase>) -> Result<Self, AuthorityError> {
         let unusable = |reason| AuthorityError::Unusable { dir: dir.to_owned(), reason };
         files::check_private(dir, 0o700)?;
-        let key = pem::key(&files::read_private(&dir.join(KEY_FILE))?)
-            .and_then(|der| rcgen::KeyPair::try_from(&der).ok())
-            .ok_or_else(|| unusable("its key is not a PKCS#8 private key in PEM"))?;
+        let locked = |reason| AuthorityError::Passphrase { dir: dir.to_owned(), reason };
+        let file = files::read_private(&dir.join(KEY_FILE))?;
+        let encrypted = passphrase::is_encrypted(&file);
+        let der = match (encrypted, passphrase) {
+            (false, _) => pem::key(&file).ok_or_else(|| unusable("its key is not a PKCS#8 private key in PEM"))?,
+            (true, None) => return Err(locked("none is configured")),
+            (true, Some(with)) => {
+                passphrase::decrypt(&file, with).ok_or_else(|| locked("the configured one does not open it"))?
+            }
+        };
+        let key = rcgen::KeyPair::try_from(&*der).map_err(|_| unusable("its key is not one of ours"))?;
         let root = pem::certificates(&files::read(&dir.join(ROOT_FILE))?)
             .and_then(|mut all| if all.len() == 1 { all.pop() } else { None })
             .ok_or_else(|| unusable("its certificate is not one certificate in PEM"))?;
@@ -166,6 +210,10 @@ impl Authority {
         let cluster = cluster.ok_or_else(|| unusable("its certificate names no cluster"))?;
         let root_not_after = Timestamp::from_second(parsed.validity().not_after.timestamp())
             .map_err(|_| unusable("its certificate has no usable end"))?;
+        if passphrase.is_some() && !encrypted {
+            // Now that it is known to be the right one.
+            files::replace(&dir.join(KEY_FILE), 0o600, key_file(key.serialized_der(), passphrase)?.as_bytes())?;
+        }
         let issuer = Issuer::from_ca_cert_der(&root, key)?;
         Ok(Self { issuer, root: root.clone(), root_not_after, cluster })
     }
@@ -265,6 +313,14 @@ impl Authority {
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority").field("cluster", &self.cluster).field("root", &self.fingerprint()).finish()
+    }
+}
+
+/// What the key's file holds.
+fn key_file(pkcs8: &[u8], passphrase: Option<&Passphrase>) -> Result<Zeroizing<String>, AuthorityError> {
+    match passphrase {
+        None => Ok(pem::of_key(pkcs8)),
+        Some(with) => passphrase::encrypt(pkcs8, with).ok_or(AuthorityError::Encrypt),
     }
 }
 

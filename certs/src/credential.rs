@@ -182,7 +182,7 @@ impl Credential {
         let certificates = |file: &str| {
             pem::certificates(&files::read(&set.join(file))?).ok_or_else(|| malformed(file, "certificates"))
         };
-        Self::new(certificates(CERT_FILE)?, KeyPair(rcgen::KeyPair::try_from(&key)?), certificates(ROOTS_FILE)?)
+        Self::new(certificates(CERT_FILE)?, KeyPair(rcgen::KeyPair::try_from(&*key)?), certificates(ROOTS_FILE)?)
     }
 
     /// Makes this the current credential of a directory, durably and in one step; creates the directory.

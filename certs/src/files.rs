@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use zeroize::Zeroizing;
+
 /// What went wrong with a file of keys or certificates.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -68,10 +70,23 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     fs::read(path).map_err(io_error("read", path))
 }
 
+/// Replaces a file in one step, or makes it; waits until that is on the disk.
+pub(crate) fn replace(path: &Path, mode: u32, content: &[u8]) -> Result<(), FileError> {
+    let new = parent(path).join(format!(".new-{}", hex::encode(rand::random::<[u8; 8]>())));
+    let replaced = write_new(&new, mode, content).and_then(|()| {
+        fs::rename(&new, path).map_err(io_error("replace", path))?;
+        sync_dir(parent(path))
+    });
+    if replaced.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    replaced
+}
+
 /// Reads a file that only its owner may read.
-pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, FileError> {
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, FileError> {
     check_private(path, 0o600)?;
-    read(path)
+    read(path).map(Zeroizing::new)
 }
 
 /// Refuses a file or directory that group or others can open.

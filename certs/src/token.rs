@@ -8,6 +8,7 @@ use std::{fmt, str::FromStr};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use prexor_format::digest::Sha256Digest;
+use zeroize::Zeroizing;
 
 /// How every token starts; the digit is the version of the layout.
 const PREFIX: &str = "prexor1.";
@@ -22,7 +23,7 @@ const PAYLOAD: usize = ID + SECRET + PIN;
 #[derive(Clone, PartialEq, Eq)]
 pub struct EnrolmentToken {
     id: [u8; ID],
-    secret: [u8; SECRET],
+    secret: Zeroizing<[u8; SECRET]>,
     pin: Sha256Digest,
 }
 
@@ -46,7 +47,7 @@ pub enum InvalidToken {
 impl EnrolmentToken {
     /// A new token with random id and secret that pins this root certificate.
     pub fn generate(pin: Sha256Digest) -> Self {
-        Self { id: rand::random(), secret: rand::random(), pin }
+        Self { id: rand::random(), secret: Zeroizing::new(rand::random()), pin }
     }
 
     /// Its name in listings, logs and the audit trail: no secret.
@@ -61,16 +62,21 @@ impl EnrolmentToken {
 
     /// What is stored instead of the secret: its SHA-256. 256 random bits need no slow hash.
     pub fn hash(&self) -> Sha256Digest {
-        Sha256Digest::of(&self.secret)
+        Sha256Digest::of(&*self.secret)
     }
 
-    fn payload(&self) -> Vec<u8> {
-        [&self.id[..], &self.secret, &self.pin.0].concat()
+    fn payload(&self) -> Zeroizing<Vec<u8>> {
+        // Room for the checksum too: what grows leaves copies behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(PAYLOAD + CHECKSUM));
+        for part in [&self.id[..], &*self.secret, &self.pin.0] {
+            bytes.extend(part);
+        }
+        bytes
     }
 }
 
 fn checksum(payload: &[u8]) -> [u8; CHECKSUM] {
-    let digest = Sha256Digest::of(&[PREFIX.as_bytes(), payload].concat()).0;
+    let digest = Sha256Digest::of(&Zeroizing::new([PREFIX.as_bytes(), payload].concat())).0;
     [digest[0], digest[1], digest[2], digest[3]]
 }
 
@@ -78,8 +84,9 @@ fn checksum(payload: &[u8]) -> [u8; CHECKSUM] {
 impl fmt::Display for EnrolmentToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut bytes = self.payload();
-        bytes.extend(checksum(&bytes));
-        write!(f, "{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+        let sum = checksum(&bytes);
+        bytes.extend(sum);
+        write!(f, "{PREFIX}{}", *Zeroizing::new(URL_SAFE_NO_PAD.encode(&*bytes)))
     }
 }
 
@@ -99,7 +106,7 @@ impl FromStr for EnrolmentToken {
             let newer = version.is_some_and(|(v, _)| !v.is_empty() && v.bytes().all(|b| b.is_ascii_digit()));
             return Err(if newer { InvalidToken::Version } else { InvalidToken::NotAToken });
         };
-        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| InvalidToken::Mistyped)?;
+        let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(body).map_err(|_| InvalidToken::Mistyped)?);
         let (payload, sum) = bytes.split_at_checked(PAYLOAD).ok_or(InvalidToken::Mistyped)?;
         if sum != checksum(payload) {
             return Err(InvalidToken::Mistyped);
@@ -109,7 +116,7 @@ impl FromStr for EnrolmentToken {
         let token = || {
             Some(Self {
                 id: id.try_into().ok()?,
-                secret: secret.try_into().ok()?,
+                secret: Zeroizing::new(secret.try_into().ok()?),
                 pin: Sha256Digest(pin.try_into().ok()?),
             })
         };
@@ -132,7 +139,7 @@ mod tests {
         assert!(word.starts_with("prexor1.") && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)));
         assert_eq!(format!(" {word}\n").parse(), Ok(token.clone()));
         assert_eq!(token.pin(), Sha256Digest::of(b"a root"));
-        assert_eq!(token.hash(), Sha256Digest::of(&token.secret));
+        assert_eq!(token.hash(), Sha256Digest::of(&*token.secret));
     }
 
     #[test]
@@ -157,6 +164,6 @@ mod tests {
         let word = token.to_string();
         let shown = format!("{token:?} {:?}", format!("{word}x").parse::<EnrolmentToken>());
         assert!(shown.contains(&token.id()));
-        assert!(!shown.contains(&word[20..40]) && !shown.contains(&hex::encode(token.secret)));
+        assert!(!shown.contains(&word[20..40]) && !shown.contains(&hex::encode(*token.secret)));
     }
 }

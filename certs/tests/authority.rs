@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, t
 
 use jiff::Timestamp;
 use prexor_certs::{
-    Authority, Identity, Leaf, Role,
+    Authority, Identity, Leaf, Passphrase, Role,
     authority::{AuthorityError, default_lifetime},
     credential::generate_request,
 };
@@ -20,8 +20,8 @@ fn identity(role: Role) -> Identity {
     Identity::new("main", role, "n1").unwrap()
 }
 
-/// Runs `openssl verify`; `None` where there is no openssl.
-fn openssl_verify(dir: &Path, purpose: &str, root: &[u8], leaf: &[u8]) -> Option<Result<(), String>> {
+/// Runs `openssl verify`.
+fn openssl_verify(dir: &Path, purpose: &str, root: &[u8], leaf: &[u8]) -> Result<(), String> {
     fs::write(dir.join("root.der"), root).unwrap();
     fs::write(dir.join("leaf.der"), leaf).unwrap();
     for name in ["root", "leaf"] {
@@ -29,12 +29,12 @@ fn openssl_verify(dir: &Path, purpose: &str, root: &[u8], leaf: &[u8]) -> Option
             .current_dir(dir)
             .args(["x509", "-inform", "DER", "-in", &format!("{name}.der"), "-out", &format!("{name}.pem")])
             .output()
-            .ok()?;
+            .expect("openssl, which tests/run installs");
         assert!(converted.status.success(), "{}", String::from_utf8_lossy(&converted.stderr));
     }
     let args = ["verify", "-x509_strict", "-purpose", purpose, "-CAfile", "root.pem", "leaf.pem"];
     let verified = Command::new("openssl").current_dir(dir).args(args).output().unwrap();
-    Some(if verified.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&verified.stderr).into_owned()) })
+    if verified.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&verified.stderr).into_owned()) }
 }
 
 #[test]
@@ -48,12 +48,75 @@ fn openssl_strictly_agrees_with_every_role() {
         let chain = ca.issue(&csr, &identity(role), default_lifetime(role), Timestamp::now()).unwrap();
         assert_eq!(&chain[1], ca.root_der());
         for (purpose, good) in [("sslclient", true), ("sslserver", role.serves())] {
-            let Some(result) = openssl_verify(dir.path(), purpose, &chain[1], &chain[0]) else {
-                return;
-            };
+            let result = openssl_verify(dir.path(), purpose, &chain[1], &chain[0]);
             assert_eq!(result.is_ok(), good, "{role} as {purpose}: {result:?}");
         }
     }
+    openssl_verify(dir.path(), "any", ca.root_der(), ca.root_der()).expect("the root itself");
+
+    // The path ends below the root: whoever got a CA signed by it would get nothing.
+    let read = |name: &str| fs::read_to_string(dir.path().join("ca").join(name)).unwrap();
+    let (root_key, root_pem) = (KeyPair::from_pem(&read("ca-key.pem")).unwrap(), read("ca.pem"));
+    let root = rcgen::Issuer::from_ca_cert_pem(&root_pem, root_key).unwrap();
+    let (middle_key, leaf_key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "in between");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    params.use_authority_key_identifier_extension = true;
+    let middle = params.signed_by(&middle_key, &root).unwrap();
+    let issuer = rcgen::Issuer::from_params(&params, middle_key);
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "below it");
+    params.use_authority_key_identifier_extension = true;
+    let leaf = params.signed_by(&leaf_key, &issuer).unwrap();
+    fs::write(dir.path().join("middle.pem"), middle.pem()).unwrap();
+    fs::write(dir.path().join("below.pem"), leaf.pem()).unwrap();
+    let args = ["verify", "-CAfile", "root.pem", "-untrusted", "middle.pem", "below.pem"];
+    let verified = Command::new("openssl").current_dir(dir.path()).args(args).output().unwrap();
+    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(!verified.status.success() && said.contains("path length constraint exceeded"), "{said}");
+}
+
+#[test]
+fn a_key_under_a_passphrase_is_one_for_openssl_too_and_openssls_is_one_for_us() {
+    let dir = TempDir::new().unwrap();
+    let at = dir.path().join("ca");
+    let file = |name: &str, words: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, words).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        Passphrase::read(&path).unwrap()
+    };
+    let (first, second) = (file("first", "correct horse battery\n"), file("second", "staple staple staple\n"));
+    let made = Authority::create_with(&at, "main", Timestamp::now(), Some(&first)).unwrap();
+    assert!(matches!(Authority::open(&at).unwrap_err(), AuthorityError::Passphrase { .. }));
+    assert!(matches!(Authority::open_with(&at, Some(&second)).unwrap_err(), AuthorityError::Passphrase { .. }));
+    assert_eq!(Authority::open_with(&at, Some(&first)).unwrap().fingerprint(), made.fingerprint());
+
+    // The passphrase is changed as one would on a host.
+    let openssl = |args: &[&str]| {
+        let done = Command::new("openssl").current_dir(dir.path()).args(args).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    };
+    let key = "ca/ca-key.pem";
+    openssl(&["pkcs8", "-in", key, "-passin", "file:first", "-out", "plain.pem"]);
+    openssl(&["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-in", "plain.pem", "-passout", "file:second", "-out", key]);
+    assert!(Authority::open_with(&at, Some(&first)).is_err());
+    let opened = Authority::open_with(&at, Some(&second)).unwrap();
+    assert_eq!(opened.fingerprint(), made.fingerprint());
+    let (_, csr) = generate_request().unwrap();
+    let chain = opened.issue(&csr, &identity(Role::Agent), Duration::from_secs(60), Timestamp::now()).unwrap();
+    openssl_verify(dir.path(), "sslserver", &chain[1], &chain[0]).unwrap();
+
+    // One that is in the clear is put under it, and nothing else becomes of it.
+    fs::copy(dir.path().join("plain.pem"), at.join("ca-key.pem")).unwrap();
+    fs::set_permissions(at.join("ca-key.pem"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(Authority::open_with(&at, Some(&first)).unwrap().fingerprint(), made.fingerprint());
+    let now = fs::read_to_string(at.join("ca-key.pem")).unwrap();
+    assert!(now.starts_with("-----BEGIN ENCRYPTED PRIVATE KEY-----"), "{now}");
+    assert_eq!(fs::metadata(at.join("ca-key.pem")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::read_dir(&at).unwrap().count(), 2, "nothing temporary stays");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use prexor_certs::{Authority, CertificateDer, Credential, Identity, Leaf};
+use prexor_certs::{Authority, CertificateDer, Credential, Identity, Leaf, Passphrase, authority::AuthorityError};
 use prexor_format::digest::Sha256Digest;
 use tokio::sync::watch;
 
@@ -43,6 +43,8 @@ impl Roots {
 pub struct Ca {
     dir: PathBuf,
     next_dir: PathBuf,
+    /// What the keys lie under on the disk.
+    passphrase: Option<Passphrase>,
     roots: watch::Sender<Arc<Roots>>,
 }
 
@@ -53,20 +55,23 @@ impl Ca {
     /// When it cannot be used, or belongs to another cluster than the configured one.
     pub fn open(config: &Config) -> Result<Self, Error> {
         let (dir, next_dir) = (config.ca_dir(), config.state_dir.join("ca-next"));
+        let passphrase = config.ca_passphrase.as_deref().map(Passphrase::read).transpose();
+        let passphrase = passphrase.map_err(|e| Error::invalid(format!("ca.passphrase_file: {e}")))?;
+        let with = passphrase.as_ref();
         if !dir.exists() && next_dir.exists() {
             // Killed between the two renames that end a rotation.
             rename(&next_dir, &dir)?;
         }
         let current = match dir.exists() {
-            true => open(&dir, config)?,
+            true => open(&dir, config, with)?,
             false => {
-                let made = create(&dir, &config.cluster)?;
+                let made = create(&dir, &config.cluster, with)?;
                 tracing::info!(dir = %dir.display(), fingerprint = %made.fingerprint(), "the backup CA was made");
                 made
             }
         };
-        let next = next_dir.exists().then(|| open(&next_dir, config)).transpose()?;
-        Ok(Self { dir, next_dir, roots: watch::Sender::new(Arc::new(Roots { current, next })) })
+        let next = next_dir.exists().then(|| open(&next_dir, config, with)).transpose()?;
+        Ok(Self { dir, next_dir, passphrase, roots: watch::Sender::new(Arc::new(Roots { current, next })) })
     }
 
     /// Opens the CA that must be there.
@@ -105,9 +110,9 @@ impl Ca {
         if roots.next.is_some() {
             return Err(Error::invalid("a rotation of the CA is under way: `prexorctl ca show` says who it waits for"));
         }
-        let next = create(&self.next_dir, roots.current.cluster())?;
+        let next = create(&self.next_dir, roots.current.cluster(), self.passphrase.as_ref())?;
         tracing::info!(fingerprint = %next.fingerprint(), "the CA is being replaced");
-        let current = Authority::open(&self.dir).map_err(|e| Error::internal(e.to_string()))?;
+        let current = self.reopen()?;
         self.roots.send_replace(Arc::new(Roots { current, next: Some(next) }));
         Ok(())
     }
@@ -124,10 +129,14 @@ impl Ca {
         let former = roots.current.fingerprint().to_string();
         rename(&self.dir, &self.dir.with_file_name(format!("ca-retired-{}", &former[..16])))?;
         rename(&self.next_dir, &self.dir)?;
-        let current = Authority::open(&self.dir).map_err(|e| Error::internal(e.to_string()))?;
+        let current = self.reopen()?;
         tracing::info!(fingerprint = %current.fingerprint(), former, "the CA was replaced");
         self.roots.send_replace(Arc::new(Roots { current, next: None }));
         Ok(())
+    }
+
+    fn reopen(&self) -> Result<Authority, Error> {
+        Authority::open_with(&self.dir, self.passphrase.as_ref()).map_err(|e| Error::internal(e.to_string()))
     }
 
     /// Signs a certificate for an agent or an operator.
@@ -179,12 +188,16 @@ pub struct Issued {
     pub ca: Sha256Digest,
 }
 
-fn create(dir: &Path, cluster: &str) -> Result<Authority, Error> {
-    Authority::create(dir, cluster, Timestamp::now()).map_err(|e| Error::internal(e.to_string()))
+fn create(dir: &Path, cluster: &str, passphrase: Option<&Passphrase>) -> Result<Authority, Error> {
+    Authority::create_with(dir, cluster, Timestamp::now(), passphrase).map_err(|e| Error::internal(e.to_string()))
 }
 
-fn open(dir: &Path, config: &Config) -> Result<Authority, Error> {
-    let authority = Authority::open(dir).map_err(|e| Error::internal(e.to_string()))?;
+fn open(dir: &Path, config: &Config, passphrase: Option<&Passphrase>) -> Result<Authority, Error> {
+    let authority = Authority::open_with(dir, passphrase).map_err(|e| match e {
+        // The configuration's to mend: a restart will not help.
+        AuthorityError::Passphrase { .. } => Error::invalid(format!("{e}: see ca.passphrase_file in coordinator.yml")),
+        e => Error::internal(e.to_string()),
+    })?;
     if authority.cluster() != config.cluster {
         return Err(Error::invalid(format!(
             "the CA in {} is that of the cluster '{}', the configuration says '{}': a cluster keeps its name",
@@ -236,6 +249,39 @@ mod tests {
         fs::rename(config.ca_dir(), dir.path().join("state/ca-retired")).unwrap();
         let again = Ca::existing(&config).unwrap();
         assert_eq!((again.fingerprint(), again.roots().next.is_none()), (second, true));
+    }
+
+    #[test]
+    fn no_key_of_the_ca_lies_in_the_clear_when_there_is_a_passphrase() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = config(dir.path());
+        let first = Ca::open(&plain).unwrap().fingerprint();
+        let file = dir.path().join("passphrase");
+        let write = |words: &str| {
+            fs::write(&file, words).unwrap();
+            fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        };
+        write("correct horse battery staple\n");
+        let config = Config { ca_passphrase: Some(file.clone()), ..plain.clone() };
+        let in_the_clear = |ca: &Path| fs::read_to_string(ca.join("ca-key.pem")).unwrap().contains("BEGIN PRIVATE KEY");
+        assert!(in_the_clear(&config.ca_dir()));
+        let ca = Ca::open(&config).unwrap();
+        assert_eq!(ca.fingerprint(), first, "the same CA as before");
+        assert!(!in_the_clear(&config.ca_dir()));
+        ca.begin().unwrap();
+        assert!(!in_the_clear(&config.state_dir.join("ca-next")));
+        ca.finish().unwrap();
+        assert!(!in_the_clear(&config.ca_dir()));
+        assert!(Ca::existing(&config).is_ok());
+
+        let missing = Ca::open(&plain).unwrap_err();
+        assert_eq!(missing.reason, prexor_proto::reason::Reason::InvalidRequest);
+        assert!(missing.message.contains("none is configured") && missing.message.contains("passphrase_file"));
+        write("incorrect horse battery staple\n");
+        let wrong = Ca::open(&config).unwrap_err().message;
+        assert!(wrong.contains("does not open it") && !wrong.contains("horse"), "{wrong}");
+        write("");
+        assert!(Ca::open(&config).unwrap_err().message.contains("holds no passphrase"));
     }
 
     #[test]

@@ -40,6 +40,8 @@ struct Raw {
     #[serde(default)]
     certificates: limits::RawLifetimes,
     #[serde(default)]
+    ca: RawCa,
+    #[serde(default)]
     log: Log,
 }
 
@@ -58,6 +60,13 @@ impl Default for Listen {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         Self { api: local(9443), enrolment: local(9444) }
     }
+}
+
+/// The backup CA.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawCa {
+    passphrase_file: Option<PathBuf>,
 }
 
 /// How others reach what [`Listen`] binds, where that is not the same.
@@ -131,6 +140,8 @@ pub struct Config {
     pub agents: AgentLimits,
     /// How long certificates are good.
     pub certificates: Lifetimes,
+    /// The file with the passphrase of the CA's key; `None`: the key lies in the clear, for root alone.
+    pub ca_passphrase: Option<PathBuf>,
     /// What is logged.
     pub log: Log,
 }
@@ -190,11 +201,15 @@ impl Config {
         if store.path == Path::new("/") || state_dir == Path::new("/") {
             return Err("state_dir and store.path need a directory of their own, not /".to_owned());
         }
+        let ca_passphrase = raw.ca.passphrase_file.map(|path| absolute("ca.passphrase_file", &path)).transpose()?;
         let state = ("state_dir", &state_dir);
         let backups = ("store.path", &store.path);
-        for ((inner, a), (outer, b)) in
-            [(backups, state), (state, backups), (("operator_config", &operator_config), backups)]
-        {
+        let mut apart = vec![(backups, state), (state, backups), (("operator_config", &operator_config), backups)];
+        // Whoever had a copy of one of these would have the passphrase too.
+        apart.extend(
+            ca_passphrase.iter().flat_map(|p| [state, backups].map(|outer| (("ca.passphrase_file", p), outer))),
+        );
+        for ((inner, a), (outer, b)) in apart {
             if a.starts_with(b) {
                 return Err(format!(
                     "{inner} ({}) lies within {outer} ({}): keep keys, catalog and backups apart",
@@ -214,6 +229,7 @@ impl Config {
             jobs: raw.jobs,
             agents: AgentLimits::validate(&raw.agents)?,
             certificates: Lifetimes::validate(&raw.certificates)?,
+            ca_passphrase,
             log: raw.log,
         })
     }
@@ -291,6 +307,12 @@ mod tests {
             ("cluster: c\nstate_dir: /b/s\nstore: {path: /b}", "state_dir (/b/s) lies within store.path"),
             ("cluster: c\nstate_dir: /b/./\nstore: {path: /b}", "lies within"),
             ("cluster: c\nstore: {path: /b}\noperator_config: /b/c.yml", "operator_config (/b/c.yml) lies within"),
+            (
+                "cluster: c\nstate_dir: /s\nca: {passphrase_file: /s/p}",
+                "ca.passphrase_file (/s/p) lies within state_dir",
+            ),
+            ("cluster: c\nstore: {path: /b}\nca: {passphrase_file: /b/p}", "lies within store.path"),
+            ("cluster: c\nca: {passphrase_file: p}", "ca.passphrase_file is 'p': write an absolute path"),
             ("cluster: c\nadvertise: {api: controller}", "advertise.api is 'controller': write host:port"),
             ("cluster: c\nadvertise: {enrolment: 'h:0'}", "write host:port"),
             ("cluster: c\nagents: {stall: 500ms}", "agents.stall is 500ms: use 2s or more"),

@@ -62,7 +62,8 @@ pub async fn serve_api(
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let door = door(&ctx);
-    let connections = serve::guarded_incoming(listener, tls, Limits::default(), ctx.revoked.clone());
+    let limits = Limits::for_operators();
+    let connections = serve::guarded_incoming(listener, tls, limits, ctx.revoked.clone());
     let (marked, api) = (ctx.clone(), Api { ctx });
     let mark = MapResponseLayer::new(move |mut response: http::Response<Body>| {
         let roots = marked.ca.roots();
@@ -70,7 +71,7 @@ pub async fn serve_api(
         response.headers_mut().extend(mark.parse().ok().map(|mark| (HeaderName::from_static(trust::MARK), mark)));
         response
     });
-    let served = serve::server()
+    let served = serve::server(limits)
         .layer(mark)
         .layer(door)
         .add_service(BackupServiceServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
@@ -95,10 +96,11 @@ pub async fn serve_enrolment(
     tls: watch::Receiver<Arc<ServerConfig>>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let served = serve::server()
+    let limits = Limits::for_strangers();
+    let served = serve::server(limits)
         .layer(door(&ctx))
         .add_service(EnrolmentServiceServer::new(enrol::Enrolment::new(ctx)).max_decoding_message_size(MAX_ENROLMENT))
-        .serve_with_incoming_shutdown(serve::incoming(listener, tls, Limits::default()), stop.cancelled());
+        .serve_with_incoming_shutdown(serve::incoming(listener, tls, limits), stop.cancelled());
     served.await.map_err(|e| Error::internal(format!("the enrolment server ended: {e}")))
 }
 

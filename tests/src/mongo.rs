@@ -54,7 +54,7 @@ impl Rig {
     /// # Panics
     /// When there is no temporary directory.
     pub fn of(client: Client, uri: String, databases: Databases) -> Self {
-        let source = MongoSource::new(MongoConfig { uri, database: DATABASE.to_owned(), databases });
+        let source = MongoSource::new(MongoConfig { uri: uri.into(), database: DATABASE.to_owned(), databases });
         Self { client, source, dir: tempfile::tempdir().expect("a scratch directory") }
     }
 

@@ -9,7 +9,10 @@ use std::{
 
 use jiff::Timestamp;
 use prexor_certs::{Authority, Identity, Role, tls};
-use prexor_tests::cluster::{Cluster, Said};
+use prexor_tests::{
+    cluster::{Cluster, Said},
+    servers::PATIENCE,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::{ClientConnection, Stream};
 
@@ -75,11 +78,82 @@ async fn a_thousand_half_open_and_a_thousand_idle_connections_do_not_stop_a_back
     // And others still get in, for another one.
     cluster.ctl(&["status"]).ok();
     cluster.backup();
-    // Whoever says nothing of HTTP/2 is not kept for ever: with everybody gone nothing is left of them.
     assert_eq!(half.len(), CROWD);
     let (tls, tcp) = &mut idle[0];
     let mut greeting = [0; 9];
     Stream::new(tls, tcp).read_exact(&mut greeting).expect("the server's settings: an idle connection is still served");
+    // Operators who say nothing more are not kept for ever.
+    for (i, (tls, tcp)) in idle.iter_mut().enumerate().filter(|(i, _)| i % 2 == 0) {
+        until_it_ends(tls, tcp).unwrap_or_else(|e| panic!("idle connection {i}: {e}"));
+    }
+}
+
+/// Reads until the other end hangs up.
+fn until_it_ends(tls: &mut ClientConnection, tcp: &mut TcpStream) -> std::io::Result<()> {
+    tcp.set_read_timeout(Some(2 * PATIENCE))?;
+    loop {
+        match Stream::new(tls, tcp).read(&mut [0; 1024]) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(e) if [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset].contains(&e.kind()) => return Ok(()),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// HTTP/2 by hand (RFC 9113): a frame of this type and these flags on a stream.
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+#[tokio::test]
+async fn whoever_sends_little_by_little_is_sent_away() {
+    let cluster = Cluster::empty().await;
+    let ca = Authority::open(&cluster.coordinator_state().join("ca")).expect("the CA");
+    let anybody = tls::pinned_client_config(ca.fingerprint()).expect("a configuration");
+    let address = cluster.enrolment_address();
+    // Silent after the handshake; half of HTTP/2's greeting; all of it and pings answered by nobody; half a request.
+    let greeting = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
+    let literal = |name: &str, value: &str| {
+        let length = |text: &str| u8::try_from(text.len()).expect("short");
+        [&[0, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
+    };
+    let headers = [
+        literal(":method", "POST"),
+        literal(":scheme", "https"),
+        literal(":path", "/prexorcloud.enroll.v1.EnrolmentService/Enrol"),
+        literal(":authority", "x"),
+        literal("content-type", "application/grpc"),
+        literal("te", "trailers"),
+    ];
+    // HEADERS with END_HEADERS, then five of the hundred bytes that its message is to have.
+    let request = [frame(1, 4, 1, &headers.concat()), frame(0, 0, 1, &[0, 0, 0, 0, 100, 1, 2, 3, 4, 5])].concat();
+    let wholly = [greeting.clone(), request].concat();
+    for (what, said) in [
+        ("nothing", &b""[..]),
+        ("half a greeting", &greeting[..12]),
+        ("a greeting", &greeting),
+        ("half a request", &wholly),
+    ] {
+        let (mut tls, mut tcp) = idle(&address, &anybody).expect("a connection");
+        Stream::new(&mut tls, &mut tcp).write_all(said).expect("sent");
+        tcp.set_read_timeout(Some(2 * PATIENCE)).expect("a timeout");
+        let mut answer = Vec::new();
+        loop {
+            match Stream::new(&mut tls, &mut tcp).read(&mut [0; 1024]) {
+                Ok(0) => break,
+                Ok(_) if what != "half a request" => {}
+                Err(e) if [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset].contains(&e.kind()) => break,
+                Err(e) => panic!("{what}: {e}"),
+                Ok(n) => answer.push(n),
+            }
+        }
+        if what == "half a request" {
+            assert!(answer.len() > 1, "it is told why: {answer:?}");
+        }
+    }
+    cluster.ctl(&["status"]).ok();
 }
 
 fn openssl(address: &str, args: &[&str]) -> Said {
@@ -106,6 +180,24 @@ async fn the_wrong_protocol_gets_an_alert_and_nothing_else() {
             let said = String::from_utf8_lossy(&bare.stderr).into_owned();
             assert!(said.contains("certificate required"), "{address}: {said}");
             assert!(bare.stdout.is_empty(), "not one HTTP/2 frame: {:?}", bare.stdout);
+        }
+
+        for scheme in ["http", "https"] {
+            let mut curl = Command::new("curl");
+            curl.args([
+                "-sS",
+                "-k",
+                "--noproxy",
+                "*",
+                "--max-time",
+                "20",
+                "-i",
+                &format!("{scheme}://{address}/metrics"),
+            ]);
+            let said = Said::from(curl.output().expect("curl"));
+            // Only where no certificate is asked for is there an answer, and that is the refusal of a call.
+            let refusal = i == 1 && scheme == "https" && said.out.contains("grpc-status: 7");
+            assert!(refusal || (said.code != 0 && said.out.is_empty()), "{scheme}://{address}: {said:?}");
         }
 
         // Plain HTTP, and HTTP/2 without TLS: an alert record of TLS (type 21) or nothing at all.

@@ -56,7 +56,8 @@ impl Bench {
     }
 
     async fn on(mongod: Mongod) -> Self {
-        let config = MongoConfig { uri: mongod.uri(), database: DATABASE.to_owned(), databases: Databases::default() };
+        let config =
+            MongoConfig { uri: mongod.uri().into(), database: DATABASE.to_owned(), databases: Databases::default() };
         let (client, dir) = (mongod.client().await, tempfile::tempdir().unwrap());
         Self { mongod, client, source: MongoSource::new(config), dir }
     }
@@ -412,7 +413,7 @@ async fn a_standalone_is_captured_as_it_runs_and_said_to_be() {
 async fn a_secondary_that_is_asked_for_is_read_and_shows_one_moment_even_when_it_is_elected_meanwhile() {
     let set = ReplicaSet::start(3).await;
     let client = set.client().await;
-    let config = MongoConfig { uri: set.uri(), database: DATABASE.to_owned(), databases: Databases::default() };
+    let config = MongoConfig { uri: set.uri().into(), database: DATABASE.to_owned(), databases: Databases::default() };
     let options = CaptureOptions { read_from: ReadFrom::Secondary, ..CaptureOptions::default() };
     let source = MongoSource::new(config).capturing(options);
     let load = Load::begin(&client).await;
@@ -460,7 +461,7 @@ fn nearest() -> mongodb::options::SelectionCriteria {
 async fn a_mongos_is_refused_by_name() {
     let mongos = StandInMongos::start();
     let uri = format!("mongodb://127.0.0.1:{}/", mongos.port());
-    let config = MongoConfig { uri, database: DATABASE.to_owned(), databases: Databases::default() };
+    let config = MongoConfig { uri: uri.into(), database: DATABASE.to_owned(), databases: Databases::default() };
     let source = MongoSource::new(config);
     let problem = source.inspect().await.problem.unwrap();
     assert!(problem.contains("is a mongos") && problem.contains("point the agent at a replica set"), "{problem}");

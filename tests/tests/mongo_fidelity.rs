@@ -71,7 +71,7 @@ async fn an_independent_reader_finds_every_document_that_the_server_has() {
     }
     let dir = tempfile::tempdir().unwrap();
     let source = MongoSource::new(MongoConfig {
-        uri: mongod.uri(),
+        uri: mongod.uri().into(),
         database: DATABASE.to_owned(),
         databases: Databases::default(),
     });
@@ -106,7 +106,7 @@ async fn a_thousand_collections_are_captured() {
     }
     let dir = tempfile::tempdir().unwrap();
     let source = MongoSource::new(MongoConfig {
-        uri: mongod.uri(),
+        uri: mongod.uri().into(),
         database: DATABASE.to_owned(),
         databases: Databases::default(),
     });

@@ -55,8 +55,11 @@ impl Bench {
         let user = doc! { "createUser": "agent", "pwd": "pw", "roles": roles };
         client.database("admin").run_command(user).await.unwrap();
         let uri = mongo_uri(mongod.port(), Some(("agent", "pw")), true);
-        let source =
-            MongoSource::new(MongoConfig { uri, database: DATABASE.to_owned(), databases: Databases::default() });
+        let source = MongoSource::new(MongoConfig {
+            uri: uri.into(),
+            database: DATABASE.to_owned(),
+            databases: Databases::default(),
+        });
         Self { client, mongod, source, dir: tempfile::tempdir().unwrap() }
     }
 
@@ -263,7 +266,7 @@ async fn errors_name_the_place_and_the_remedy_and_no_secret() {
     varied(&bench.db()).await.unwrap();
     let port = bench.mongod.port();
     let config = MongoConfig {
-        uri: bench.mongod.uri_with_wrong_password(),
+        uri: bench.mongod.uri_with_wrong_password().into(),
         database: DATABASE.to_owned(),
         databases: Databases::default(),
     };
@@ -279,7 +282,11 @@ async fn errors_name_the_place_and_the_remedy_and_no_secret() {
         .await
         .unwrap();
     let uri = format!("mongodb://reader:pw@127.0.0.1:{port}/?authSource={DATABASE}&replicaSet=rs0");
-    let reader = MongoSource::new(MongoConfig { uri, database: DATABASE.to_owned(), databases: Databases::default() });
+    let reader = MongoSource::new(MongoConfig {
+        uri: uri.into(),
+        database: DATABASE.to_owned(),
+        databases: Databases::default(),
+    });
     let problem = reader.inspect().await.problem.unwrap();
     assert!(problem.contains("backup, restore and readWrite"), "{problem}");
 

@@ -1,6 +1,6 @@
 //! The backup CA is replaced while a backup streams.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use prexor_certs::Credential;
 use prexor_format::digest::Sha256Digest;
@@ -49,6 +49,17 @@ async fn no_stream_breaks_and_afterwards_nobody_has_a_certificate_of_the_old_roo
         })
     })
     .await;
+    // What is in use now, strictly checked by somebody else.
+    for (dir, purpose) in [
+        (cluster.agent_state().join("credential"), "sslserver"),
+        (cluster.coordinator_state().join("credential"), "sslserver"),
+        (cluster.dir().join("prexorctl/credentials/default"), "sslclient"),
+    ] {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["verify", "-x509_strict", "-purpose", purpose, "-CAfile", "roots.pem", "cert.pem"]);
+        let said = Said::from(openssl.current_dir(dir.join("current")).output().expect("openssl"));
+        assert_eq!(said.ok().out, "cert.pem: OK\n", "{}", dir.display());
+    }
     let retired = fs::read_dir(cluster.coordinator_state()).expect("the state").flatten();
     assert!(retired.into_iter().any(|e| e.file_name().to_string_lossy().starts_with("ca-retired-")));
     cluster.kill_coordinator();

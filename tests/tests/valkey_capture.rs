@@ -54,7 +54,7 @@ fn source(config: ValkeyConfig) -> ValkeySource {
 }
 
 fn by(server: &Valkey, capture: CaptureWay) -> ValkeyConfig {
-    ValkeyConfig { uri: server.uri(), capture, ..ValkeyConfig::default() }
+    ValkeyConfig { uri: server.uri().into(), capture, ..ValkeyConfig::default() }
 }
 
 /// A capture in a directory of its own.
@@ -187,7 +187,7 @@ async fn what_is_refused_leads_to_the_next_way() {
         assert_eq!(server.cli(&rules).trim(), "OK");
     }
     let uri = |user: &str| format!("redis://{user}:p%20w%40%2F@127.0.0.1:{}", server.port());
-    let config = |user: &str, capture| ValkeyConfig { uri: uri(user), capture, ..ValkeyConfig::default() };
+    let config = |user: &str, capture| ValkeyConfig { uri: uri(user).into(), capture, ..ValkeyConfig::default() };
     for (user, way, why) in [
         ("all", "bgsave-file", ""),
         ("no-save", "replication", "bgsave"),
@@ -224,7 +224,7 @@ async fn what_is_refused_leads_to_the_next_way() {
     let rules = ["ACL", "SETUSER", "some", "on", ">pw", "~prexor:*", "+@all", "-bgsave", "-sync", "-psync"];
     assert_eq!(server.cli(&rules).trim(), "OK");
     let uri = format!("redis://some:pw@127.0.0.1:{}", server.port());
-    let error = Taken::of(ValkeyConfig { uri, ..ValkeyConfig::default() }).await.err().unwrap();
+    let error = Taken::of(ValkeyConfig { uri: uri.into(), ..ValkeyConfig::default() }).await.err().unwrap();
     assert!(matches!(error, SourceError::Denied(_)), "{error:?}");
 }
 

@@ -40,7 +40,7 @@ fn noise(seed: usize, len: usize) -> Vec<u8> {
 }
 
 fn config(server: &Valkey, capture: CaptureWay) -> ValkeyConfig {
-    ValkeyConfig { uri: server.uri(), data_dir: Some(server.data_dir()), capture, ..ValkeyConfig::default() }
+    ValkeyConfig { uri: server.uri().into(), data_dir: Some(server.data_dir()), capture, ..ValkeyConfig::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,7 +169,7 @@ async fn a_string_of_512_mb_goes_through_the_narrow_ways() {
     bench.server.cli(&["PEXPIRE", "prexor:v1:platform:long:string", "900000123"]);
     let digest = bench.digest();
     let source = ValkeySource::new(
-        ValkeyConfig { uri: bench.server.uri(), capture: CaptureWay::Scan, ..ValkeyConfig::default() },
+        ValkeyConfig { uri: bench.server.uri().into(), capture: CaptureWay::Scan, ..ValkeyConfig::default() },
         std::sync::Arc::new(Nothing),
     );
     let artifact = to_directory(&source, &"h1".parse().unwrap(), &bench.backup()).await.unwrap();

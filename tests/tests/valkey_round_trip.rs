@@ -89,7 +89,7 @@ async fn every_way(redis: bool, append_only: bool) {
     for (way, name) in
         [(CaptureWay::Bgsave, "bgsave-file"), (CaptureWay::Replication, "replication"), (CaptureWay::Scan, "scan")]
     {
-        let config = ValkeyConfig { uri: bench.server.uri(), capture: way, ..ValkeyConfig::default() };
+        let config = ValkeyConfig { uri: bench.server.uri().into(), capture: way, ..ValkeyConfig::default() };
         let source = ValkeySource::new(config, bench.service.clone());
         let dir = bench.dir.path().join(name);
         let artifact = to_directory(&source, &"h1".parse().unwrap(), &dir).await.unwrap();
@@ -102,8 +102,10 @@ async fn every_way(redis: bool, append_only: bool) {
     }
     tokio::time::sleep(Duration::from_secs(20).saturating_sub(short.elapsed())).await;
 
-    let live =
-        ValkeySource::new(ValkeyConfig { uri: bench.server.uri(), ..ValkeyConfig::default() }, Arc::new(Nothing));
+    let live = ValkeySource::new(
+        ValkeyConfig { uri: bench.server.uri().into(), ..ValkeyConfig::default() },
+        Arc::new(Nothing),
+    );
     for (name, artifact) in &taken {
         let dir = bench.dir.path().join(name);
         let file = dir.join("valkey/dump.rdb");

@@ -407,7 +407,7 @@ async fn differences_after_a_swap_are_told_by_family() {
 async fn wrong_credentials_and_wrong_places_are_named() {
     let bench = Bench::start(Valkey::builder().password("s3cret")).await;
     let source = |uri: String, data_dir| {
-        let config = ValkeyConfig { uri, data_dir, ..ValkeyConfig::default() };
+        let config = ValkeyConfig { uri: uri.into(), data_dir, ..ValkeyConfig::default() };
         ValkeySource::new(config, bench.service.clone())
     };
     let capture = async |source: &ValkeySource| {

@@ -300,7 +300,11 @@ mod tests {
                 let mut request = http::Request::new(Body::empty());
                 *request.uri_mut() = method.parse().unwrap();
                 let address = ([127, 0, 0, 1], 1).into();
-                request.extensions_mut().insert(PeerInfo { address, certificate: certificate.clone() });
+                request.extensions_mut().insert(PeerInfo {
+                    address,
+                    certificate: certificate.clone(),
+                    calls: crate::idle::Calls::default(),
+                });
                 let response = door.clone().oneshot(request).await.unwrap();
                 let passed = !response.headers().contains_key("grpc-status");
                 let who = certificate.as_ref().map(|c| &c.identity);

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod context;
 pub mod dial;
+pub mod idle;
 pub mod revoked;
 pub mod serve;
 

@@ -24,9 +24,11 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::{Server, server::Connected};
+use tower::layer::util::{Identity as Unchanged, Stack};
 
 use crate::{
     CONNECTION_WINDOW, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_FRAME, STREAM_WINDOW,
+    idle::{Calls, Idle, Patience},
     revoked::{Guarded, Revoked},
 };
 
@@ -40,21 +42,47 @@ pub struct Limits {
     /// How many handshakes may be under way. One more ends the oldest, so that clients who never finish theirs cannot
     /// keep others out.
     pub max_handshakes: usize,
+    /// How long a connection may be open without a call; pings are none.
+    pub idle_timeout: Duration,
+    /// How long the next piece of a request may take while it is waited for; `None`: as long as it likes.
+    pub request_timeout: Option<Duration>,
 }
 
+/// For agents: only a coordinator gets that far.
 impl Default for Limits {
     fn default() -> Self {
-        Self { handshake_timeout: Duration::from_secs(10), max_connections: 1024, max_handshakes: 256 }
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            max_connections: 1024,
+            max_handshakes: 256,
+            idle_timeout: Duration::from_secs(600),
+            request_timeout: None,
+        }
+    }
+}
+
+impl Limits {
+    /// For people, who have a certificate.
+    pub fn for_operators() -> Self {
+        let minute = Duration::from_secs(60);
+        Self { idle_timeout: minute, request_timeout: Some(minute), ..Self::default() }
+    }
+
+    /// For everybody.
+    pub fn for_strangers() -> Self {
+        let moment = Duration::from_secs(20);
+        Self { idle_timeout: moment, request_timeout: Some(moment), ..Self::default() }
     }
 }
 
 /// Who is at the other end of a connection; tonic puts it among the extensions of every request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct PeerInfo {
     /// Where from.
     pub address: SocketAddr,
     /// What the verified certificate says; `None` on listeners that ask for none (enrolment).
     pub certificate: Option<Leaf>,
+    pub(crate) calls: Calls,
 }
 
 impl PeerInfo {
@@ -77,14 +105,15 @@ pub async fn listener(address: impl ToSocketAddrs + std::fmt::Display + Copy) ->
     TcpListener::bind(address).await.map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))
 }
 
-/// A tonic server with our windows and keep-alive.
-pub fn server() -> Server {
+/// A tonic server with our windows and keep-alive; and, for connections from [`incoming`], with these limits.
+pub fn server(limits: Limits) -> Server<Stack<Patience, Unchanged>> {
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(Patience { request: limits.request_timeout })
 }
 
 /// Connections that finished their handshake, for `serve_with_incoming_shutdown`. Failed ones are logged and left out.
@@ -148,9 +177,8 @@ async fn accept(
         let acceptor = TlsAcceptor::from(config.borrow().clone());
         let (slots, ready, revoked, warned) = (slots.clone(), ready.clone(), revoked.clone(), warned.clone());
         oldest_first.push_back(handshakes.spawn(async move {
-            match tokio::time::timeout(limits.handshake_timeout, handshake(acceptor, tcp, address, slots, &revoked))
-                .await
-            {
+            let shaken = handshake(acceptor, tcp, address, slots, &revoked, limits.idle_timeout);
+            match tokio::time::timeout(limits.handshake_timeout, shaken).await {
                 Ok(Ok(connection)) => {
                     // A closed channel means that the server is shutting down: the connection is dropped with it.
                     let _ = ready.send(Ok(connection)).await;
@@ -171,6 +199,7 @@ async fn handshake(
     address: SocketAddr,
     slots: Arc<Semaphore>,
     revoked: &Revoked,
+    idle_timeout: Duration,
 ) -> Result<TlsStream, Problem> {
     let other = |e: &dyn std::fmt::Display| Problem::Protocol(e.to_string());
     tcp.set_nodelay(true).map_err(|e| other(&e))?;
@@ -189,7 +218,9 @@ async fn handshake(
     };
     let serial = certificate.as_ref().map(|leaf| leaf.serial.as_str());
     let inner = Guarded::new(tls, serial, revoked);
-    Ok(TlsStream { inner, info: PeerInfo { address, certificate }, _slot: slot })
+    let calls = Calls::default();
+    let idle = Idle::new(calls.clone(), idle_timeout);
+    Ok(TlsStream { inner, idle, info: PeerInfo { address, certificate, calls }, _slot: slot })
 }
 
 /// How often people are told of strangers: they can knock faster than anybody reads.
@@ -223,6 +254,7 @@ impl Warnings {
 #[derive(Debug)]
 pub struct TlsStream {
     inner: Guarded<tokio_rustls::server::TlsStream<TcpStream>>,
+    idle: Idle,
     info: PeerInfo,
     _slot: OwnedSemaphorePermit,
 }
@@ -237,6 +269,9 @@ impl Connected for TlsStream {
 
 impl AsyncRead for TlsStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.idle.poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nobody called over it")));
+        }
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }

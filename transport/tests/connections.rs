@@ -3,13 +3,15 @@
 
 use std::{
     convert::Infallible,
-    future::{Ready, ready},
     net::SocketAddr,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use futures::future::BoxFuture;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
 use jiff::Timestamp;
 use prexor_certs::{
     Authority, Credential, Identity, Role,
@@ -28,7 +30,7 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{bytes::Bytes, sync::CancellationToken};
 use tonic::{
     body::Body,
     server::NamedService,
@@ -36,7 +38,7 @@ use tonic::{
 };
 use tower::{Service, ServiceExt as _};
 
-/// Answers every call with the caller's identity in a header, and keeps it open when asked to.
+/// Answers every call with the caller's identity in a header. `Stay` keeps it open, `Read` says what became of the request.
 #[derive(Clone)]
 struct WhoAmI;
 
@@ -47,7 +49,7 @@ impl NamedService for WhoAmI {
 impl Service<http::Request<Body>> for WhoAmI {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Ready<Result<Self::Response, Infallible>>;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -56,7 +58,23 @@ impl Service<http::Request<Body>> for WhoAmI {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let peer: &PeerInfo = request.extensions().get().unwrap();
         let who = peer.identity().map_or_else(|| "nobody".to_owned(), ToString::to_string);
-        ready(Ok(http::Response::builder().header("who", who).body(Body::empty()).unwrap()))
+        let answer = http::Response::builder().header("who", who);
+        Box::pin(async move {
+            Ok(match request.uri().path() {
+                "/test.WhoAmI/Stay" => {
+                    let never = futures::stream::pending::<Result<Frame<Bytes>, Infallible>>();
+                    answer.body(Body::new(StreamBody::new(never))).unwrap()
+                }
+                "/test.WhoAmI/Read" => {
+                    let read = match request.into_body().collect().await {
+                        Ok(whole) => format!("{} bytes", whole.to_bytes().len()),
+                        Err(status) => status.message().to_owned(),
+                    };
+                    answer.header("read", read).body(Body::empty()).unwrap()
+                }
+                _ => answer.body(Body::empty()).unwrap(),
+            })
+        })
     }
 }
 
@@ -86,7 +104,7 @@ impl Served {
         let stopped = stop.clone().cancelled_owned();
         let task = tokio::spawn(async move {
             let incoming = serve::incoming(listener, receiver, limits);
-            serve::server().add_service(WhoAmI).serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
+            serve::server(limits).add_service(WhoAmI).serve_with_incoming_shutdown(incoming, stopped).await.unwrap();
         });
         Self { address, config, stop, task }
     }
@@ -241,6 +259,71 @@ async fn connections_are_bounded_in_number() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("a closed connection does not make room");
+}
+
+#[tokio::test]
+async fn a_connection_ends_when_nobody_calls_over_it_and_not_while_somebody_does() {
+    let ca = authority();
+    let limits = Limits { idle_timeout: Duration::from_millis(300), max_connections: 1, ..Limits::default() };
+    let served = Served::start(agent_config(&ca), limits).await;
+    let channel = dial(&served.address(), &ca, "h1").await.unwrap();
+    let request = http::Request::post("/test.WhoAmI/Stay").body(Body::empty()).unwrap();
+    let staying = channel.clone().ready().await.unwrap().call(request).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    let error = dial(&served.address(), &ca, "h1").await.unwrap_err();
+    assert!(error.to_string().contains("too many are open"), "a call is open, and so is its connection: {error}");
+    drop(staying);
+    // Its keep-alive is answered all the time; the next call connects anew.
+    for _ in 0..250 {
+        if let Ok(other) = dial(&served.address(), &ca, "h1").await {
+            drop(other);
+            return served.stop.cancel();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("nobody calls, and the connection stays");
+}
+
+#[tokio::test]
+async fn a_channel_whose_connection_was_idle_calls_again() {
+    let ca = authority();
+    let limits = Limits { idle_timeout: Duration::from_millis(100), ..Limits::default() };
+    let served = Served::start(agent_config(&ca), limits).await;
+    let channel = dial(&served.address(), &ca, "h1").await.unwrap();
+    for _ in 0..3 {
+        who_am_i(&channel).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_stands_still_is_ended_and_a_slow_one_is_not() {
+    let ca = authority();
+    let limits = Limits { request_timeout: Some(Duration::from_millis(400)), ..Limits::default() };
+    let served = Served::start(agent_config(&ca), limits).await;
+    let channel = dial(&served.address(), &ca, "h1").await.unwrap();
+    let send = async |pieces: u64| {
+        let (more, body) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
+        let frames = tokio_stream::wrappers::ReceiverStream::new(body);
+        let frames = futures::StreamExt::map(frames, |piece| piece.map(|p| Frame::data(p.into())));
+        let request = http::Request::post("/test.WhoAmI/Read").body(Body::new(StreamBody::new(frames))).unwrap();
+        let sending = tokio::spawn(async move {
+            for _ in 0..pieces {
+                more.send(Ok(vec![0])).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            if pieces == 1 {
+                // One byte of many, and never another one.
+                more.closed().await;
+            }
+        });
+        let answer = channel.clone().ready().await.unwrap().call(request).await.unwrap();
+        sending.abort();
+        answer.headers()["read"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(send(8).await, "8 bytes", "slower than the limit in all, and never still for that long");
+    let said = send(1).await;
+    assert!(said.contains("stood still"), "{said}");
 }
 
 #[tokio::test]

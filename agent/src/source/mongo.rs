@@ -33,13 +33,13 @@ use tokio_util::sync::CancellationToken;
 use self::server::Server;
 pub use self::{capture::CaptureOptions, databases::Databases, server::ReadFrom};
 use super::{Captured, Inspection, Source, SourceError};
-use crate::{restore_unit::RestoreUnit, sink::ArtifactSink};
+use crate::{connection::ConnectionString, restore_unit::RestoreUnit, sink::ArtifactSink};
 
 /// Which database, and how to reach it.
 #[derive(Clone)]
 pub struct MongoConfig {
     /// A connection string of MongoDB; most often it holds a password.
-    pub uri: String,
+    pub uri: ConnectionString,
     /// The database's name.
     pub database: String,
     /// Which databases are captured and may be restored.
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn no_debug_output_shows_the_uri() {
         let source = MongoSource::new(MongoConfig {
-            uri: "mongodb://prexor:hunter2@127.0.0.1:27017/".to_owned(),
+            uri: "mongodb://prexor:hunter2@127.0.0.1:27017/".into(),
             database: "prexorcloud".to_owned(),
             databases: Databases::default(),
         });
@@ -147,7 +147,7 @@ mod tests {
     async fn a_uri_that_cannot_be_used_is_not_repeated() {
         for uri in ["mongodb://prexor:hunter2@", "hunter2", "mongodb://prexor:hunt/er2@127.0.0.1/"] {
             let (database, databases) = ("db".to_owned(), Databases::default());
-            let source = MongoSource::new(MongoConfig { uri: uri.to_owned(), database, databases });
+            let source = MongoSource::new(MongoConfig { uri: uri.into(), database, databases });
             let problem = source.inspect().await.problem.expect("no server can be reached");
             assert!(!problem.contains("er2"), "{problem}");
         }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{Captured, Inspection, Source, SourceError};
-use crate::{restore_unit::RestoreUnit, services::Services, sink::ArtifactSink};
+use crate::{connection::ConnectionString, restore_unit::RestoreUnit, services::Services, sink::ArtifactSink};
 
 mod address;
 mod capture;
@@ -52,7 +52,7 @@ const LAWS_TIMEOUT: Duration = Duration::from_secs(6);
 #[derive(Clone, Default)]
 pub struct ValkeyConfig {
     /// `redis://[user][:password]@host[:port]`, `rediss://...` or `unix://[user][:password]@/path`.
-    pub uri: String,
+    pub uri: ConnectionString,
     /// The server's data directory as this host sees it, where `CONFIG GET dir` is forbidden or names another place.
     pub data_dir: Option<PathBuf>,
     /// How to capture.
@@ -117,7 +117,7 @@ impl ValkeySource {
     }
 
     fn address(&self) -> Result<Address, SourceError> {
-        Address::parse(&self.config.uri, &self.config.tls)
+        Address::parse(self.config.uri.expose(), &self.config.tls)
     }
 
     async fn connect(&self) -> Result<Connection, SourceError> {

@@ -170,7 +170,7 @@ async fn site(script: Script, name: &str) -> Site {
     tokio::spawn(async move {
         let _tls = tls;
         let incoming = serve::incoming(listener, config, Limits::default());
-        serve::server().add_service(service).serve_with_incoming(incoming).await.unwrap();
+        serve::server(Limits::default()).add_service(service).serve_with_incoming(incoming).await.unwrap();
     });
     let credential = tokio::sync::watch::Sender::new(Arc::new(issue(Role::Coordinator, "c1")));
     let short = Duration::from_millis(300);

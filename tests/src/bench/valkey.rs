@@ -131,7 +131,7 @@ async fn read(bench: &mut Bench<'_>, file: &Path) -> Result<()> {
 /// The agent's part of a capture, into a directory.
 async fn alone(uri: &str, capture: CaptureWay, to: &Path) -> Result<()> {
     let services = services::from_config(&ServicesConfig { manager: Manager::Hooks, ..ServicesConfig::default() })?;
-    let config = ValkeyConfig { uri: uri.to_owned(), capture, ..ValkeyConfig::default() };
+    let config = ValkeyConfig { uri: uri.into(), capture, ..ValkeyConfig::default() };
     to_directory(&ValkeySource::new(config, services), &"h1".parse()?, to).await?;
     Ok(())
 }

@@ -35,7 +35,7 @@ async fn tls_and_unix_sockets() {
     assert_eq!(server.cli(&["CONFIG", "SET", "requirepass", "pass word"]).trim(), "OK");
     let tls = ValkeyTls { ca: Some(at("ca.pem")), certificate: Some(at("client.pem")), key: Some(at("client.key")) };
     let config = |uri: &str, tls: &ValkeyTls, capture| ValkeyConfig {
-        uri: uri.to_owned(),
+        uri: uri.into(),
         tls: tls.clone(),
         capture,
         ..ValkeyConfig::default()

@@ -94,7 +94,7 @@ impl Bench {
 
     pub(crate) fn around(server: Valkey) -> Self {
         let service = Service::of(&server);
-        let config = ValkeyConfig { uri: server.uri(), ..ValkeyConfig::default() };
+        let config = ValkeyConfig { uri: server.uri().into(), ..ValkeyConfig::default() };
         let source = ValkeySource::new(config, service.clone());
         Self { server, service, source, dir: tempfile::tempdir().unwrap() }
     }
@@ -204,5 +204,5 @@ impl Services for Nothing {
 
 /// A source that does not know how to stop and start the server.
 pub(crate) fn remote(uri: String) -> ValkeySource {
-    ValkeySource::new(ValkeyConfig { uri, ..ValkeyConfig::default() }, Arc::new(Nothing))
+    ValkeySource::new(ValkeyConfig { uri: uri.into(), ..ValkeyConfig::default() }, Arc::new(Nothing))
 }

@@ -279,7 +279,7 @@ async fn options(config: &MongoConfig) -> Result<ClientOptions, SourceError> {
     if !is_name(name) {
         return Err(SourceError::Invalid(format!("'{name}' is no name of a MongoDB database")));
     }
-    let mut options = ClientOptions::parse(&config.uri).await.map_err(|e| bad_uri(&e))?;
+    let mut options = ClientOptions::parse(config.uri.expose()).await.map_err(|e| bad_uri(&e))?;
     options.server_selection_timeout = Some(REACHABLE_WITHIN);
     options.connect_timeout = Some(REACHABLE_WITHIN);
     options.app_name = Some(APP_NAME.to_owned());

@@ -9,6 +9,7 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
+use secrecy::SecretString;
 use url::Url;
 
 use super::{SourceError, ValkeyTls};
@@ -24,7 +25,7 @@ const PORT: u16 = 6379;
 pub(super) struct Address {
     pub(super) place: Place,
     pub(super) username: Option<String>,
-    pub(super) password: Option<String>,
+    pub(super) password: Option<SecretString>,
     pub(super) tls: Option<Arc<ClientConfig>>,
 }
 
@@ -77,7 +78,7 @@ impl Address {
             _ => return Err(wrong()),
         };
         let tls = if secure { Some(client_config(tls)?) } else { None };
-        Ok(Self { place, username, password, tls })
+        Ok(Self { place, username, password: password.map(Into::into), tls })
     }
 
     /// What to say when the server is loading its data.
@@ -180,6 +181,8 @@ fn client_config(tls: &ValkeyTls) -> Result<Arc<ClientConfig>, SourceError> {
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret as _;
+
     use super::*;
 
     fn parse(uri: &str) -> Result<Address, SourceError> {
@@ -212,7 +215,11 @@ mod tests {
         ] {
             let found = parse(uri).unwrap();
             assert_eq!(found.place, place, "{uri}");
-            assert_eq!((found.username.as_deref(), found.password.as_deref()), (username, password), "{uri}");
+            assert_eq!(
+                (found.username.as_deref(), found.password.as_ref().map(|p| p.expose_secret())),
+                (username, password),
+                "{uri}"
+            );
             assert_eq!(found.tls.is_some(), secure, "{uri}");
         }
         assert_eq!(parse("redis://[::1]:7").unwrap().to_string(), "[::1]:7");

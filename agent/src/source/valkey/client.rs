@@ -7,6 +7,7 @@ use fred::{
     prelude::{Builder, Client, ClientLike, Config, Error, ErrorKind, FromValue, ServerConfig, TlsConnector},
     types::{ClusterHash, ConnectHandle, CustomCommand, RespVersion, Value},
 };
+use secrecy::ExposeSecret as _;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{
@@ -33,7 +34,7 @@ impl Address {
         Config {
             server,
             username: self.username.clone(),
-            password: self.password.clone(),
+            password: self.password.as_ref().map(|p| p.expose_secret().to_owned()),
             version,
             tls: self.tls.as_ref().map(|tls| TlsConnector::from(tls.as_ref().clone()).into()),
             ..Config::default()

@@ -10,6 +10,7 @@ use std::{
 };
 
 use rustls::{ClientConnection, StreamOwned, pki_types::ServerName};
+use secrecy::ExposeSecret as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -88,7 +89,8 @@ impl Wire {
         };
         if let Some(password) = &address.password {
             let user = address.username.iter().map(String::as_bytes);
-            let login: Vec<&[u8]> = [&b"AUTH"[..]].into_iter().chain(user).chain([password.as_bytes()]).collect();
+            let login: Vec<&[u8]> =
+                [&b"AUTH"[..]].into_iter().chain(user).chain([password.expose_secret().as_bytes()]).collect();
             wire.send(&[&login])?;
             if let Reply::Error(said) = wire.reply()? {
                 return Err(match address.refusal("logging in", &said) {
