@@ -7,6 +7,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -16,7 +17,10 @@ use tokio::sync::watch;
 
 use crate::{catalog::Catalog, config::Config, error::Error};
 
-/// The roots there are now.
+/// How long a change of the roots is waited for.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Roots, and which of them signs.
 #[derive(Debug)]
 pub struct Roots {
     /// Signs the coordinator's own certificate; tokens pin it.
@@ -45,6 +49,9 @@ pub struct Ca {
     next_dir: PathBuf,
     /// What the keys lie under on the disk.
     passphrase: Option<Passphrase>,
+    /// As they are on the disk: where the coordinator's own credential has to get to.
+    target: watch::Sender<Arc<Roots>>,
+    /// As the coordinator's own credential and listeners have them: what others are told and given.
     roots: watch::Sender<Arc<Roots>>,
 }
 
@@ -71,7 +78,9 @@ impl Ca {
             }
         };
         let next = next_dir.exists().then(|| open(&next_dir, config, with)).transpose()?;
-        Ok(Self { dir, next_dir, passphrase, roots: watch::Sender::new(Arc::new(Roots { current, next })) })
+        let roots = Arc::new(Roots { current, next });
+        let (target, roots) = (watch::Sender::new(roots.clone()), watch::Sender::new(roots));
+        Ok(Self { dir, next_dir, passphrase, target, roots })
     }
 
     /// Opens the CA that must be there.
@@ -86,14 +95,32 @@ impl Ca {
         Self::open(config)
     }
 
-    /// The roots there are now.
+    /// The roots that are in effect.
     pub fn roots(&self) -> Arc<Roots> {
         self.roots.borrow().clone()
     }
 
-    /// Learns of changes of the roots.
-    pub fn changes(&self) -> watch::Receiver<Arc<Roots>> {
-        self.roots.subscribe()
+    /// The roots that are to take effect, and their changes.
+    pub fn target(&self) -> watch::Receiver<Arc<Roots>> {
+        self.target.subscribe()
+    }
+
+    /// From now on these are in effect: the coordinator itself trusts them, and is trusted by whoever does.
+    pub fn take_effect(&self, roots: &Arc<Roots>) {
+        self.roots.send_if_modified(|now| {
+            let other = !Arc::ptr_eq(now, roots);
+            *now = roots.clone();
+            other
+        });
+    }
+
+    /// Waits until what was begun or finished has taken effect; not for ever.
+    pub async fn settled(&self) {
+        let (target, mut roots) = (self.target.borrow().clone(), self.roots.subscribe());
+        let settled = roots.wait_for(|now| Arc::ptr_eq(now, &target));
+        if tokio::time::timeout(SETTLED_WITHIN, settled).await.is_err() {
+            tracing::warn!("a change of the CA has not taken effect yet: the coordinator has no certificate for it");
+        }
     }
 
     /// What tokens pin: the SHA-256 of the root that the enrolment listener presents.
@@ -101,19 +128,19 @@ impl Ca {
         self.roots().current.fingerprint()
     }
 
-    /// Makes the root that takes the place of the current one. From here on both are trusted, and it signs.
+    /// Makes the root that takes the place of the current one. As soon as that takes effect both are trusted, and it signs.
     ///
     /// # Errors
     /// `INVALID_REQUEST` when a rotation is under way.
     pub fn begin(&self) -> Result<(), Error> {
-        let roots = self.roots();
+        let roots = self.target.borrow().clone();
         if roots.next.is_some() {
             return Err(Error::invalid("a rotation of the CA is under way: `prexorctl ca show` says who it waits for"));
         }
         let next = create(&self.next_dir, roots.current.cluster(), self.passphrase.as_ref())?;
         tracing::info!(fingerprint = %next.fingerprint(), "the CA is being replaced");
         let current = self.reopen()?;
-        self.roots.send_replace(Arc::new(Roots { current, next: Some(next) }));
+        self.target.send_replace(Arc::new(Roots { current, next: Some(next) }));
         Ok(())
     }
 
@@ -122,7 +149,7 @@ impl Ca {
     /// # Errors
     /// `INVALID_REQUEST` when no rotation is under way.
     pub fn finish(&self) -> Result<(), Error> {
-        let roots = self.roots();
+        let roots = self.target.borrow().clone();
         if roots.next.is_none() {
             return Err(Error::invalid("no rotation of the CA is under way: `prexorctl ca rotate` begins one"));
         }
@@ -131,7 +158,7 @@ impl Ca {
         rename(&self.next_dir, &self.dir)?;
         let current = self.reopen()?;
         tracing::info!(fingerprint = %current.fingerprint(), former, "the CA was replaced");
-        self.roots.send_replace(Arc::new(Roots { current, next: None }));
+        self.target.send_replace(Arc::new(Roots { current, next: None }));
         Ok(())
     }
 
@@ -147,7 +174,7 @@ impl Ca {
         &self,
         csr_der: &[u8],
         identity: &Identity,
-        lifetime: std::time::Duration,
+        lifetime: Duration,
         now: Timestamp,
     ) -> Result<Issued, Error> {
         let roots = self.roots();
@@ -164,7 +191,7 @@ impl Ca {
     pub async fn issue_credential(
         &self,
         identity: &Identity,
-        lifetime: std::time::Duration,
+        lifetime: Duration,
         catalog: &Catalog,
     ) -> Result<Credential, Error> {
         let (key, csr) = prexor_certs::credential::generate_request().map_err(|e| Error::internal(e.to_string()))?;
@@ -238,7 +265,9 @@ mod tests {
         assert!(ca.finish().is_err());
         ca.begin().unwrap();
         assert!(ca.begin().is_err());
-        let both = ca.roots();
+        let both = ca.target().borrow().clone();
+        assert!(ca.roots().next.is_none(), "nobody is told before the coordinator itself trusts it");
+        ca.take_effect(&both);
         let second = both.next.as_ref().unwrap().fingerprint();
         assert_eq!((both.current.fingerprint(), both.issuing().fingerprint()), (first, second));
         assert_eq!(both.certificates().len(), 2);
@@ -288,10 +317,11 @@ mod tests {
     fn a_finished_rotation_leaves_one_root() {
         let dir = tempfile::tempdir().unwrap();
         let ca = Ca::open(&config(dir.path())).unwrap();
-        let mut changes = ca.changes();
+        let mut changes = ca.target();
         ca.begin().unwrap();
-        let next = ca.roots().issuing().fingerprint();
+        let next = ca.target().borrow().issuing().fingerprint();
         ca.finish().unwrap();
+        ca.take_effect(&ca.target().borrow());
         assert!(changes.has_changed().unwrap());
         assert_eq!((ca.fingerprint(), changes.borrow_and_update().certificates().len()), (next, 1));
     }

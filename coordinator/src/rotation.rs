@@ -34,7 +34,8 @@ async fn waiting(ctx: &Context) -> Result<Vec<String>, Error> {
 
 /// Ends a rotation that nobody has to be waited for any more.
 pub async fn finish_when_all_have_moved(ctx: &Context) {
-    if ctx.ca.roots().next.is_none() {
+    // What has not taken effect yet is waited for.
+    if ctx.ca.roots().next.is_none() || ctx.ca.target().borrow().next.is_none() {
         return;
     }
     let done = waiting(ctx).await.and_then(|left| if left.is_empty() { ctx.ca.finish() } else { Ok(()) });

@@ -75,21 +75,22 @@ impl Tls {
     /// Renews the credential in time, and whenever the roots change, until `stop` fires.
     pub async fn keep_fresh(self, ctx: Arc<Context>, stop: CancellationToken) {
         let every = LOOK_EVERY.min(self.lifetime / 12);
-        let mut changes = ctx.ca.changes();
+        let mut target = ctx.ca.target();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(every) => {}
-                Ok(()) = changes.changed() => {}
+                Ok(()) = target.changed() => {}
             }
             let current = self.credential.borrow().clone();
-            let roots = ctx.ca.roots();
-            if is_good(&current, &roots, Timestamp::now()) {
+            let roots = target.borrow_and_update().clone();
+            if !is_good(&current, &roots, Timestamp::now())
+                && let Err(e) = self.renew(&roots, &ctx.catalog).await
+            {
+                tracing::error!("the coordinator's certificate could not be renewed, trying again: {e}");
                 continue;
             }
-            if let Err(e) = self.renew(&roots, &ctx.catalog).await {
-                tracing::error!("the coordinator's certificate could not be renewed, trying again: {e}");
-            }
+            ctx.ca.take_effect(&roots);
         }
     }
 

@@ -115,6 +115,7 @@ impl AdminService for Api {
         let about = About::of(&request);
         let finish = request.into_inner().finish;
         let done = if finish { self.ctx.ca.finish() } else { self.ctx.ca.begin() };
+        self.ctx.ca.settled().await;
         let roots = self.ctx.ca.roots();
         about.is(format!("{} root {}", if finish { "to" } else { "towards" }, roots.issuing().fingerprint()));
         done?;
