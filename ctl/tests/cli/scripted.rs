@@ -80,17 +80,19 @@ impl Scripted {
         let (_, newest) = watch::channel(tls::enrolment_server_config(&credential).unwrap());
         let (expected, api_address) = (token.to_string(), address);
         let service = EnrolmentServiceServer::new(Enrolment { authority, expected, api_address });
-        tokio::spawn(serve::server().add_service(service).serve_with_incoming(serve::incoming(
-            enrolment,
-            newest,
-            serve::Limits::default(),
-        )));
+        tokio::spawn(
+            serve::server(serve::Limits::default()).add_service(service).serve_with_incoming(serve::incoming(
+                enrolment,
+                newest,
+                serve::Limits::default(),
+            )),
+        );
 
         let (_, newest) = watch::channel(tls::server_config(&credential).unwrap());
         let seen = Arc::new(Mutex::new(Seen::default()));
         let script = Script(seen.clone());
         tokio::spawn(
-            serve::server()
+            serve::server(serve::Limits::default())
                 .add_service(BackupServiceServer::new(script.clone()))
                 .add_service(JobServiceServer::new(script.clone()))
                 .add_service(RestoreServiceServer::new(script))
