@@ -39,6 +39,9 @@ pub enum ReadError {
     },
 }
 
+/// Bytes that a document's length may claim before there is anything of it.
+const BELIEVED: usize = 64 << 10;
+
 /// Reads documents from `R`, which should be buffered; memory is bounded by [`MAX_DOCUMENT_SIZE`].
 #[derive(Debug)]
 pub struct DocumentReader<R> {
@@ -76,10 +79,14 @@ impl<R: Read> DocumentReader<R> {
             .ok()
             .filter(|l| (5..=MAX_DOCUMENT_SIZE).contains(l))
             .ok_or(ReadError::Length { offset, length })?;
-        // `take` lets the buffer grow with what is really there, not with what a damaged length claims.
-        self.inner.by_ref().take(size as u64 - 4).read_to_end(&mut self.buffer).map_err(io)?;
-        if self.buffer.len() < size {
-            return Err(ReadError::Truncated { offset });
+        // Room for all of it, without the copies of a growing buffer, only once there is more than a damaged length.
+        for upto in [size.min(BELIEVED), size] {
+            self.buffer.reserve_exact(upto - self.buffer.len());
+            let wanted = (upto - self.buffer.len()) as u64;
+            self.inner.by_ref().take(wanted).read_to_end(&mut self.buffer).map_err(io)?;
+            if self.buffer.len() < upto {
+                return Err(ReadError::Truncated { offset });
+            }
         }
         let walked = walk(&self.buffer).map_err(|error| ReadError::Damaged { offset, error })?;
         self.offset += size as u64;

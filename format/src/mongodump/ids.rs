@@ -2,7 +2,8 @@
 //!
 //! Memory is bounded: of each `_id` a hash of 64 bits is kept, of [`AT_ONCE`] documents at a time; a larger collection is
 //! read several times. What looks alike by its hash is compared by its bytes before it is called a duplicate.
-//! Integers count as equal whatever their type, as in an index; numbers within documents and Decimal128 do not.
+//! Values count as equal that an index takes for equal: numbers whatever their type, at any depth, and symbols and strings.
+//! Only a double with a fraction is not compared with a Decimal128.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,7 @@ use std::{
     io::Read,
 };
 
-use crate::bson::{DocumentReader, Elements, ReadError, kind};
+use crate::bson::{DocumentReader, Element, Elements, ReadError, kind};
 
 /// Documents whose hashes are held at once: 32 MiB of them.
 const AT_ONCE: u64 = 4 << 20;
@@ -97,12 +98,73 @@ fn each(reader: impl Read, mut see: impl FnMut(&[u8])) -> Result<(), ReadError> 
 
 /// Type and value of a document's `_id`, the same for values that an index takes for the same.
 fn key(document: &[u8]) -> Option<Vec<u8>> {
-    let id = Elements::find(document, "_id")?;
-    Some(match (id.as_integer(), id.kind) {
-        (Some(n), _) => [&[kind::INT64][..], &n.to_le_bytes()].concat(),
-        (None, kind::SYMBOL) => [&[kind::STRING], id.value].concat(),
-        (None, other) => [&[other], id.value].concat(),
-    })
+    let mut key = Vec::new();
+    normal(&Elements::find(document, "_id")?, &mut key);
+    Some(key)
+}
+
+/// Adds a value in its normal form: a type, and what tells it from others of the type. Documents are as deep as the
+/// reader has let pass.
+fn normal(e: &Element, out: &mut Vec<u8>) {
+    let decimal = Decimal::of(e);
+    if let Some(n) = e.as_integer().or_else(|| decimal.and_then(Decimal::as_integer)) {
+        out.push(kind::INT64);
+        out.extend(n.to_le_bytes());
+    } else if let Some(Decimal { negative, coefficient, exponent }) = decimal {
+        out.extend([kind::DECIMAL128, negative.into()]);
+        out.extend(coefficient.to_le_bytes());
+        out.extend(exponent.to_le_bytes());
+    } else if let Some(inner) = e.as_document() {
+        out.push(e.kind);
+        for inner in Elements::of(inner).into_iter().flatten().map_while(Result::ok) {
+            // With a mark in front of it no name is taken for the end.
+            out.push(1);
+            if e.kind == kind::DOCUMENT {
+                out.extend(inner.name);
+                out.push(0);
+            }
+            normal(&inner, out);
+        }
+        out.push(0);
+    } else {
+        out.push(if e.kind == kind::SYMBOL { kind::STRING } else { e.kind });
+        out.extend(e.value);
+    }
+}
+
+/// A finite Decimal128 without zeros at its end (IEEE 754-2008, binary integer decimal).
+#[derive(Debug, Clone, Copy)]
+struct Decimal {
+    negative: bool,
+    coefficient: u128,
+    exponent: i32,
+}
+
+impl Decimal {
+    fn of(e: &Element) -> Option<Self> {
+        (e.kind == kind::DECIMAL128).then_some(())?;
+        let bits = u128::from_le_bytes(e.value.try_into().ok()?);
+        // Infinities, NaNs, and coefficients that no server writes.
+        if bits >> 125 & 0b11 == 0b11 {
+            return None;
+        }
+        let mut exponent = i32::try_from(bits >> 113 & 0x3fff).ok()? - 6176;
+        let mut coefficient = bits & ((1 << 113) - 1);
+        if coefficient == 0 {
+            exponent = 0;
+        }
+        while coefficient != 0 && coefficient % 10 == 0 {
+            coefficient /= 10;
+            exponent += 1;
+        }
+        Some(Self { negative: bits >> 127 == 1, coefficient, exponent })
+    }
+
+    fn as_integer(self) -> Option<i64> {
+        let scale = 10_i64.checked_pow(u32::try_from(self.exponent).ok()?)?;
+        let n = i64::try_from(self.coefficient).ok()?.checked_mul(scale)?;
+        Some(if self.negative { -n } else { n })
+    }
 }
 
 fn hash(key: &[u8]) -> u64 {
@@ -156,6 +218,30 @@ mod tests {
         let text = |k| with_id(|b| b.raw(k, b"_id", b"\x02\0\0\0x\0"));
         assert_eq!(find(&[text(kind::STRING), text(kind::SYMBOL)], 1).len(), 1);
         assert_eq!(find(&[text(kind::STRING), text(kind::CODE)], 1).len(), 0);
+        // Within documents and arrays, and whatever the type: as a server compares them.
+        let nested = |put: &dyn Fn(&mut DocBuilder)| {
+            let mut inner = DocBuilder::new();
+            put(&mut inner);
+            let inner = inner.finish();
+            with_id(|b| b.document("_id", &inner))
+        };
+        let (int, long) = (nested(&|b| _ = b.int32("n", 7)), nested(&|b| _ = b.int64("n", 7)));
+        assert_eq!(find(&[int.clone(), long], 1).len(), 1);
+        let other = [nested(&|b| _ = b.int32("m", 7)), nested(&|b| _ = b.int32("n", 8)), nested(&|_| ())];
+        assert_eq!(find(&[&[int], &other[..]].concat(), 1).len(), 0);
+        let decimal = |negative: u128, coefficient: u128, exponent: i32| {
+            let bits = negative << 127 | u128::try_from(exponent + 6176).unwrap() << 113 | coefficient;
+            with_id(|b| b.raw(kind::DECIMAL128, b"_id", &bits.to_le_bytes()))
+        };
+        for (alike, count) in [
+            (vec![decimal(0, 70, -1), decimal(0, 7, 0), with_id(|b| b.int32("_id", 7))], 1),
+            (vec![decimal(0, 5, -1), decimal(0, 50, -2)], 1),
+            (vec![decimal(1, 0, 3), double(0.0)], 1),
+            (vec![decimal(1, 7, 2), with_id(|b| b.int64("_id", -700))], 1),
+            (vec![decimal(0, 5, -1), decimal(1, 5, -1), decimal(0, 5, 0), decimal(0, 1, 40)], 0),
+        ] {
+            assert_eq!(find(&alike, 1).len(), count, "{alike:?}");
+        }
         // Without an `_id` there is nothing to compare.
         assert_eq!(find(&[with_id(|b| b), with_id(|b| b)], 1).len(), 0);
     }

@@ -2,10 +2,15 @@
 //!
 //! Unlike a capture's scan it reads what nobody else writes to, and begins anew when it is interrupted.
 
+use std::sync::Arc;
+
 use futures::StreamExt as _;
 use mongodb::raw_batch_cursor::RawBatch;
 use prexor_format::bson::{DocBuilder, Elements, Walked, kind, walk};
-use tokio::{sync::mpsc, task::JoinError};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinError,
+};
 
 use super::server::{CursorError, Estimate, Server};
 use crate::source::SourceError;
@@ -14,15 +19,20 @@ use crate::source::SourceError;
 const BATCH: u64 = 1 << 20;
 /// Documents in the first batch where nothing is known of their size: what servers take themselves.
 const FIRST_BATCH: i32 = 101;
-/// Batches that may wait for the blocking thread. A batch can have 16 MiB where documents differ much in size.
+/// Batches that may wait for the blocking thread.
 const BATCHES_IN_FLIGHT: usize = 1;
+/// Bytes of a batch after which the next is only asked for when it was consumed: a document can have 16 MiB.
+const LARGE: usize = 4 << 20;
 
 /// The blocking thread's end.
 #[derive(Debug)]
 pub(super) struct Batches {
     /// `None` says that the cursor came to its end; a closed channel alone says that reading was given up.
-    rx: mpsc::Receiver<Option<RawBatch>>,
+    rx: mpsc::Receiver<Option<Held>>,
 }
+
+/// A batch, and who waits for its end.
+type Held = (RawBatch, OwnedSemaphorePermit);
 
 impl Batches {
     /// Hands over every document, walked to its leaves. Blocking.
@@ -31,7 +41,7 @@ impl Batches {
         mut take: impl FnMut(&[u8], Walked) -> Result<(), SourceError>,
     ) -> Result<(), SourceError> {
         loop {
-            let Some(batch) = self.rx.blocking_recv().ok_or(SourceError::Cancelled)? else { return Ok(()) };
+            let Some((batch, _held)) = self.rx.blocking_recv().ok_or(SourceError::Cancelled)? else { return Ok(()) };
             for document in batch_documents(&batch)? {
                 let document = document?;
                 let walked = walk(document).map_err(|e| malformed(&e))?;
@@ -62,13 +72,24 @@ pub(super) async fn drain<T: Send + 'static>(
         .boolean("noCursorTimeout", true);
     let mut cursor = server.cursor_by(command.finish(), batch).await?;
     let (tx, rx) = mpsc::channel(BATCHES_IN_FLIGHT);
+    // One batch on its way, one with the consumer, and the one that was just read.
+    let held = Arc::new(Semaphore::new(BATCHES_IN_FLIGHT + 2));
     let consumer = tokio::task::spawn_blocking(move || consume(Batches { rx }));
     loop {
         let batch = cursor.next().await.transpose().map_err(CursorError::Driver)?;
-        let ended = batch.is_none();
-        // A consumer that is gone has failed: its result says why.
-        if tx.send(batch).await.is_err() || ended {
+        let Some(batch) = batch else {
+            // A consumer that is gone has failed: its result says why.
+            let _ = tx.send(None).await;
             break;
+        };
+        let large = batch.as_raw_document().as_bytes().len() > LARGE;
+        let permit = held.clone().acquire_owned().await.map_err(|_| CursorError::Source(SourceError::Cancelled))?;
+        if tx.send(Some((batch, permit))).await.is_err() {
+            break;
+        }
+        if large {
+            // All of them are back when everything was consumed, or nobody consumes any more.
+            drop(held.acquire_many(BATCHES_IN_FLIGHT as u32 + 2).await);
         }
     }
     consumer.await.map_err(|e| CursorError::Source(panicked(&e)))?.map_err(CursorError::Source)

@@ -55,6 +55,8 @@ struct Pending {
     documents: OpenArray,
     bytes: u64,
     with_zero_timestamps: Vec<Vec<u8>>,
+    /// Taken beforehand for a document that alone is more than a batch.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -75,7 +77,12 @@ impl Batcher {
         if self.pending.as_ref().is_some_and(full) {
             self.send()?;
         }
-        let pending = self.pending.get_or_insert_with(|| Pending::of(&self.target));
+        if self.pending.is_none() {
+            // Of the largest documents one waits for the other before it is copied.
+            let room = if document.len() > BATCH_BYTES { Some(self.room_for(document.len() as u64)?) } else { None };
+            self.pending = Some(Pending::of(&self.target, document.len(), room));
+        }
+        let Some(pending) = &mut self.pending else { return Ok(()) };
         pending.command.item(&mut pending.documents, document);
         pending.bytes += document.len() as u64;
         if walked.zero_timestamps > 0 {
@@ -91,8 +98,10 @@ impl Batcher {
 
     fn send(&mut self) -> Result<(), SourceError> {
         let Some(mut pending) = self.pending.take() else { return Ok(()) };
-        let mib = u32::try_from(pending.bytes >> 20).unwrap_or(u32::MAX).saturating_add(1).min(IN_FLIGHT_MIB);
-        let room = self.runtime.block_on(self.room.0.clone().acquire_many_owned(mib));
+        let room = match pending.room.take() {
+            Some(room) => room,
+            None => self.room_for(pending.bytes)?,
+        };
         let count = pending.documents.items() as u64;
         pending.command.close(pending.documents);
         let batch = Batch {
@@ -100,18 +109,26 @@ impl Batcher {
             count,
             bytes: pending.bytes,
             with_zero_timestamps: pending.with_zero_timestamps,
-            _room: room.map_err(|_| SourceError::Cancelled)?,
+            _room: room,
         };
         self.tx.blocking_send(batch).map_err(|_| SourceError::Cancelled)
+    }
+
+    /// Waits until so many bytes may be on their way.
+    fn room_for(&self, bytes: u64) -> Result<OwnedSemaphorePermit, SourceError> {
+        let mib = u32::try_from(bytes >> 20).unwrap_or(u32::MAX).saturating_add(1).min(IN_FLIGHT_MIB);
+        self.runtime.block_on(self.room.0.clone().acquire_many_owned(mib)).map_err(|_| SourceError::Cancelled)
     }
 }
 
 impl Pending {
-    fn of(target: &str) -> Self {
-        let mut command = DocBuilder::new();
+    fn of(target: &str, first: usize, room: Option<OwnedSemaphorePermit>) -> Self {
+        // What is added later, a write concern, has room too: a large command is never copied to a larger place.
+        let room_for = if first > BATCH_BYTES { first + 1024 } else { 0 };
+        let mut command = DocBuilder::with_capacity(room_for);
         command.string("insert", target).boolean("ordered", true).boolean("bypassDocumentValidation", true);
         let documents = command.open_array("documents");
-        Self { command, documents, bytes: 0, with_zero_timestamps: Vec::new() }
+        Self { command, documents, bytes: 0, with_zero_timestamps: Vec::new(), room }
     }
 }
 

@@ -6,7 +6,9 @@ use prexor_format::{
     artifact::ArtifactKind,
     id::NodeName,
     laws::valkey::{self as laws, State},
-    manifest::{AccountKind, Artifact, Consistency, Contents, Controller, Manifest, MongoContents},
+    manifest::{
+        AccountKind, Artifact, Collection, CollectionType, Consistency, Contents, Controller, Manifest, MongoContents,
+    },
     selection::Selection,
     text::{bytes, things},
 };
@@ -204,6 +206,7 @@ pub(super) fn notes(manifest: &Manifest, selected: &[&Artifact], selection: &Sel
                     );
                 }
                 out.extend(accounts(m, selection));
+                out.extend(views_of_old_names(m, selection));
             }
             Contents::Valkey(_) => {}
             Contents::Filesystem(f) => {
@@ -221,6 +224,19 @@ pub(super) fn notes(manifest: &Manifest, selected: &[&Artifact], selection: &Sel
         }
     }
     out
+}
+
+/// Views say by name what they look at, and a rename does not change what they say.
+fn views_of_old_names(dump: &MongoContents, selection: &Selection) -> Option<String> {
+    let is_view = |c: &&Collection| c.kind == CollectionType::View;
+    let views: Vec<&str> = selection.namespaces.of(dump).filter(is_view).map(|c| c.name.as_str()).collect();
+    (!selection.namespaces.rename.is_empty() && !views.is_empty()).then(|| {
+        format!(
+            "collections are renamed, and what views look at is not: {} read the collections that have the old names \
+             (viewOn, $lookup and the like)",
+            views.join(", ")
+        )
+    })
 }
 
 /// What becomes of users and roles.

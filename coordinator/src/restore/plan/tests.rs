@@ -298,6 +298,19 @@ fn a_part_leaves_the_other_kinds_alone_and_says_what_it_takes() {
     renamed.namespaces.rename = vec![to_one("users"), to_one("audit_log")];
     let colliding = plan(&m, &[node()], &Options { scope: vec![], selection: renamed, accept_versions: false });
     assert!(colliding.refusals[0].message.contains("both become prexorcloud.one"), "{:?}", colliding.refusals);
+    if let Contents::Mongo(dump) = &mut m.artifacts[0].contents {
+        let view = Collection { name: "online".into(), kind: CollectionType::View, ..dump.collections[1].clone() };
+        dump.collections.push(view);
+    }
+    for (from, told) in [("users", true), ("*", false)] {
+        let mut selection = part("*");
+        if told {
+            selection.namespaces.rename = vec![to_one(from)];
+        }
+        let p = plan(&m, &[node()], &Options { scope: vec![], selection, accept_versions: false });
+        let line = p.notes.iter().find(|c| c.contains("what views look at is not: online"));
+        assert_eq!(line.is_some(), told, "{:?}", p.notes);
+    }
     let both = Options {
         scope: vec![ArtifactKind::Mongo, ArtifactKind::Valkey],
         selection: part("users"),
