@@ -85,6 +85,8 @@ async fn a_hundred_renewals_under_load_and_not_one_failed_call() {
     })
     .await;
 
+    // Before, one may have been asked between its enrolment and its start.
+    let before = cluster.log("prexor-coordinator").len();
     cluster.ballast(8);
     let (begun, mut calls, mut backups) = (Instant::now(), 0, 0);
     let mut backup: Option<Child> = None;
@@ -115,7 +117,7 @@ async fn a_hundred_renewals_under_load_and_not_one_failed_call() {
     }
     let log = cluster.log("prexor-coordinator");
     assert!(log.contains("the coordinator's certificate was renewed"), "{log}");
-    assert!(!log.contains("does not answer"), "{log}");
+    assert!(!log[before..].contains("does not answer"), "{log}");
     assert!(backups > 3 && calls > 50, "{backups} backups, {calls} calls");
     let serials = cluster.ctl(&["audit", "--limit", "0", "--json"]).ok().out;
     assert!(serials.contains("AdminService/Renew"), "the operator's certificate was renewed too");
