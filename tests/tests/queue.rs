@@ -2,6 +2,7 @@
 
 use std::{fs, process::Child};
 
+use jiff::Timestamp;
 use prexor_tests::{
     cluster::{Cluster, Said, Setup},
     servers::{PATIENCE, wait_until},
@@ -20,6 +21,10 @@ async fn queued(cluster: &Cluster, count: usize) -> Vec<Value> {
 
 fn id(job: &Value) -> String {
     job["id"].as_str().expect("an id").to_owned()
+}
+
+fn time(value: &Value) -> Timestamp {
+    value.as_str().expect("a time").parse().expect("a time in RFC 3339")
 }
 
 #[tokio::test]
@@ -59,7 +64,8 @@ async fn backups_of_the_same_take_turns_and_others_run_beside() {
     assert_eq!(jobs.iter().map(id).collect::<Vec<_>>(), [third, second, holder]);
     for pair in jobs.windows(2) {
         assert_eq!(pair[0]["state"], "succeeded");
-        assert!(pair[0]["started_at"].as_str() >= pair[1]["finished_at"].as_str(), "{pair:?}");
+        // As times: of their texts "1.5Z" would come after "1.501Z".
+        assert!(time(&pair[0]["started_at"]) >= time(&pair[1]["finished_at"]), "{pair:?}");
     }
     assert_eq!(cluster.backups().len(), 3);
 }

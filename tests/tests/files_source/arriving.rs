@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 
 use super::{
     NOTHING, Rig, UUID, archive_of, destroy, hostile,
+    mounts::Mount,
     trees::{self, differences, list},
     without_sockets,
 };
@@ -149,4 +150,30 @@ async fn a_hostile_archive_is_refused_while_it_arrives() {
         sending.carry_out(Verb::Revert).await;
         assert_eq!(differences(&live, &list(&rig.root())), NOTHING, "{finding}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_not_find_room_is_staged_first_and_holes_need_none() {
+    let rig = Rig::new(&[]);
+    // Beside the root there is room; in it, where the new tree goes since a mount point cannot be renamed, only for what
+    // is written, not for what the file's length promises.
+    let Some(_mount) = Mount::tmpfs(&rig.root(), "16m") else { return };
+    trees::plain(&rig.root(), UUID);
+    fs::File::create(rig.root().join("sparse.mca")).unwrap().set_len(64 << 20).unwrap();
+    let saved = list(&rig.root());
+    let artifact = rig.capture().await;
+    let archive = fs::read(archive_of(&rig, &artifact)).unwrap();
+    destroy(&rig.root());
+
+    let sending = Sending::new(&rig, &artifact, "job-1");
+    sending.send(&archive).await.unwrap();
+    let file = &sending.unit.artifact.files[0];
+    assert!(sending.unit.staged(file).exists(), "it was unpacked where its room was in doubt");
+    for verb in [Verb::Prepare, Verb::Swap, Verb::Check] {
+        let outcome = sending.carry_out(verb).await;
+        assert!(verb != Verb::Check || outcome == Outcome::Compared(Vec::new()), "{outcome:?}");
+    }
+    sending.carry_out(Verb::Commit).await;
+    assert_eq!(differences(&saved, &list(&rig.root())), NOTHING);
+    assert!(rig.leftovers().is_empty(), "{:?}", rig.leftovers());
 }

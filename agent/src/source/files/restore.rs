@@ -127,12 +127,20 @@ impl Restore<'_> {
     pub(super) fn takes_arriving(&self) -> bool {
         let look = || -> Result<bool, SourceError> {
             let (contents, part) = (self.contents()?.0, self.part()?);
-            let existing = self.root.ancestors().skip(1).find(|dir| dir.is_dir());
-            let plenty = existing.is_some_and(|dir| space::is_plenty(dir, contents).unwrap_or(false));
+            let plenty = self.roomy(contents);
             let begun = self.note::<Prepared>(PREPARED)?.is_some() || self.note::<Journal>(JOURNAL)?.is_some();
             Ok(plenty && part.paths().is_none() && !begun)
         };
         look().unwrap_or(false)
+    }
+
+    /// Whether every directory that the new tree may come to lie in has room beyond doubt: the one that holds the root,
+    /// and the root itself, which may be a file system of its own.
+    fn roomy(&self, contents: &FilesContents) -> bool {
+        let real = self.root.canonicalize().unwrap_or_else(|_| self.root.to_owned());
+        let holds = real.ancestors().skip(1).find(|dir| dir.is_dir());
+        let own = Some(real.as_path()).filter(|dir| dir.is_dir());
+        holds.is_some() && holds.into_iter().chain(own).all(|dir| space::is_plenty(dir, contents).unwrap_or(false))
     }
 
     pub(super) fn prepare_arriving(&self, file: Arriving) -> Result<(), SourceError> {
