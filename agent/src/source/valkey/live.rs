@@ -12,7 +12,7 @@ use std::{
 };
 
 use prexor_format::{
-    laws::valkey::{Correction, Options, State, corrections, lost, removes, words},
+    laws::valkey::{Correction, Options, Role, State, corrections, lost, removes, role, words},
     rdb::{Kind, Payload, RdbError, RdbSummary, Reader, Summary, adds},
 };
 use tokio_util::sync::CancellationToken;
@@ -85,7 +85,10 @@ impl Restore {
                         entry.serialised_len
                     )));
                 }
-                state.add(entry.db, entry.key, entry.string().as_deref(), entry.expires_at_ms);
+                // Unpacking a value needs a reader of its own, with its buffer: only for what the laws read.
+                let read = matches!(role(entry.key), Some(Role::Counter | Role::Lease));
+                let value = if read { entry.string() } else { None };
+                state.add(entry.db, entry.key, value.as_deref(), entry.expires_at_ms);
                 needed = needed.max(Payload::version_needed(entry.code));
                 Ok(())
             })?;
