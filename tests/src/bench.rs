@@ -31,6 +31,8 @@ pub struct Options {
     pub mongo: Option<u32>,
     /// Keys in Valkey, or `None`.
     pub valkey: Option<u32>,
+    /// Of Valkey only restores into a server that keeps running.
+    pub live_alone: bool,
     /// The same seed gives the same data, dates aside.
     pub seed: u64,
     /// Turns; ratios are medians over them.
@@ -40,7 +42,7 @@ pub struct Options {
 impl Default for Options {
     /// An installation of a size that people have, in some minutes.
     fn default() -> Self {
-        Self { files: Some(450), mongo: Some(300), valkey: Some(300_000), seed: 1, repeat: 3 }
+        Self { files: Some(450), mongo: Some(300), valkey: Some(300_000), live_alone: false, seed: 1, repeat: 3 }
     }
 }
 
@@ -62,7 +64,10 @@ pub async fn run(options: &Options, say: &dyn Fn(&str)) -> Result<Report> {
         mongo::measure(&mut bench, mib, options.seed).await?;
     }
     if let Some(keys) = options.valkey {
-        valkey::measure(&mut bench, keys, options.seed).await?;
+        if !options.live_alone {
+            valkey::measure(&mut bench, keys, options.seed).await?;
+        }
+        valkey::measure_live(&mut bench, keys).await?;
     }
     bench.report.finish();
     Ok(bench.report)

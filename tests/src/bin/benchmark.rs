@@ -46,7 +46,8 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<(Options, bool
         Some("files") => Options { mongo: None, valkey: None, ..options },
         Some("mongo") => Options { files: None, valkey: None, ..options },
         Some("valkey") => Options { files: None, mongo: None, ..options },
-        Some(other) => bail!("--only takes files, mongo or valkey, not {other}"),
+        Some("live") => Options { files: None, mongo: None, live_alone: true, ..options },
+        Some(other) => bail!("--only takes files, mongo, valkey or live, not {other}"),
     };
     Ok(Some((options, json)))
 }
