@@ -17,6 +17,7 @@ use prexor_agent::{
 use prexor_format::{manifest::Artifact, selection::Selection};
 use prexor_tests::{
     capture::stage_part,
+    dataset::many_valkey,
     equality::{Things, corrected, differences},
     resp::Resp,
     servers::{Valkey, ValkeyBuilder, wait_until},
@@ -243,6 +244,87 @@ async fn what_the_server_refuses_is_told_and_taken_back() {
     bench.server.cli(&["REPLICAOF", "NO", "ONE"]);
     source.revert(&unit).await.unwrap();
     same(&old, &bench.live().await);
+}
+
+/// How often the server has made a snapshot for somebody else.
+fn snapshots(bench: &Bench) -> u64 {
+    let stats = bench.server.cli(&["INFO", "stats"]);
+    stats.lines().find_map(|line| line.trim().strip_prefix("sync_full:")?.parse().ok()).unwrap()
+}
+
+async fn many_keys(builder: ValkeyBuilder) {
+    let bench = Bench::filled(builder.setting("repl-diskless-sync-delay 7").setting("repl-diskless-sync no")).await;
+    many_valkey(&mut bench.server.client().await, 11_000).await.unwrap();
+    let before = bench.live().await;
+    let settings = bench.settings();
+    let artifact = bench.capture().await;
+    bench.server.cli(&["DEL", "prexor:v1:platform:many:1"]);
+    bench.server.cli(&["SET", "prexor:v1:platform:many:2", "another"]);
+    bench.server.cli(&["SET", "prexor:v1:platform:many:a", "born later"]);
+    let old = bench.live().await;
+    let new = corrected(&before, &old);
+    assert_eq!(snapshots(&bench), 0);
+
+    let source = remote(bench.server.uri());
+    let unit = bench.unit("job-1", &artifact);
+    source.prepare(&unit).await.unwrap();
+    source.swap(&unit).await.unwrap();
+    assert_eq!((snapshots(&bench), bench.settings()), (1, settings.clone()), "the old keys are written down from one");
+    same(&new, &bench.live().await);
+    assert_eq!(source.check(&unit).await.unwrap(), Vec::<String>::new());
+    assert_eq!((snapshots(&bench), bench.settings()), (2, settings.clone()));
+    bench.server.cli(&["PEXPIREAT", "prexor:v1:platform:many:0", "33333333333333"]);
+    assert_eq!(source.check(&unit).await.unwrap().len(), 1, "an expiry is part of it");
+    assert_eq!(snapshots(&bench), 3);
+
+    // As if the agent had been killed while it read.
+    let run_id = bench.server.cli(&["INFO", "server"]);
+    let run_id = run_id.lines().find_map(|line| line.trim().strip_prefix("run_id:")).unwrap();
+    for (of, put_back) in [("another process", false), (run_id, true)] {
+        let changed = [("rdbcompression", "yes", "no"), ("repl-diskless-sync-delay", "7", "0")];
+        let changed = changed.map(|(name, before, meanwhile)| {
+            bench.server.cli(&["CONFIG", "SET", name, meanwhile]);
+            serde_json::json!({ "name": name, "before": before, "meanwhile": meanwhile })
+        });
+        let note = serde_json::json!({ "run_id": of, "settings": changed });
+        unit.save_note("valkey-settings", &note).unwrap();
+        // What an administrator sets meanwhile stays.
+        bench.server.cli(&["CONFIG", "SET", "repl-diskless-sync-delay", "3"]);
+        source.check(&unit).await.unwrap();
+        let mut expected = settings.clone();
+        expected.insert("repl-diskless-sync-delay".into(), "3".into());
+        expected.insert("rdbcompression".into(), if put_back { "yes" } else { "no" }.into());
+        assert_eq!(bench.settings(), expected, "{of}");
+    }
+    source.revert(&unit).await.unwrap();
+    same(&old, &bench.live().await);
+
+    // One that may not change settings has its keys read one by one, where a snapshot would be waited for; so has one that
+    // gets no snapshot.
+    for (job, rights) in [("job-2", &["-config|set"][..]), ("job-3", &["-sync", "-psync"])] {
+        let account = ["ACL", "SETUSER", "agent", "reset", "on", ">s3cret", "~*", "&*", "+@all"];
+        bench.server.cli(&[&account, rights].concat());
+        let limited = remote(bench.server.uri().replace("redis://", "redis://agent:s3cret@"));
+        let unit = bench.unit(job, &artifact);
+        let (made, settings) = (snapshots(&bench), bench.settings());
+        limited.prepare(&unit).await.unwrap();
+        limited.swap(&unit).await.unwrap();
+        same(&new, &bench.live().await);
+        assert_eq!(limited.check(&unit).await.unwrap(), Vec::<String>::new());
+        assert_eq!((snapshots(&bench), bench.settings()), (made, settings));
+        limited.revert(&unit).await.unwrap();
+        same(&old, &bench.live().await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_keys_are_read_from_a_snapshot_and_settings_are_put_back() {
+    many_keys(Valkey::builder()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_keys_of_a_redis_are_read_from_a_snapshot_too() {
+    many_keys(Valkey::builder().redis()).await;
 }
 
 /// RESTORE takes no more than `proto-max-bulk-len`; a string of that very size is a few bytes longer when it is dumped.

@@ -2,7 +2,7 @@
 //! together key by key; restored by exchanging the files that the server loads when it starts, or key by key while it runs.
 //!
 //! Exchanging files needs sight of the server's data directory; the other ways do not. It changes no setting of the
-//! server, and knows nothing of RPCs, jobs or the coordinator.
+//! server but for the seconds that `reread` says, and knows nothing of RPCs, jobs or the coordinator.
 
 use std::{
     collections::BTreeMap,
@@ -32,6 +32,7 @@ mod place;
 mod prepare;
 mod raw;
 mod replication;
+mod reread;
 mod restore;
 mod save;
 mod scan;

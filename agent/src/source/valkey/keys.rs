@@ -109,16 +109,8 @@ impl<'a> Keys<'a> {
     }
 
     fn bulk_max(&mut self) -> Result<u64, SourceError> {
-        match self.raw.ask(&[b"CONFIG", b"GET", b"proto-max-bulk-len"]) {
-            Ok(Reply::Array(pair)) => match pair.get(1) {
-                Some(Reply::Bulk(text)) => {
-                    Ok(str::from_utf8(text).ok().and_then(|t| t.parse().ok()).unwrap_or(BULK_MAX))
-                }
-                _ => Ok(BULK_MAX),
-            },
-            Ok(_) | Err(SourceError::Denied(_) | SourceError::Failed(_)) => Ok(BULK_MAX),
-            Err(e) => Err(e),
-        }
+        let told = self.raw.setting("proto-max-bulk-len")?;
+        Ok(told.and_then(|text| text.parse().ok()).unwrap_or(BULK_MAX))
     }
 
     /// Selects a database; where its scan begins.

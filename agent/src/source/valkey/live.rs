@@ -18,16 +18,13 @@ use prexor_format::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    SourceError,
-    address::Address,
-    blocking,
+    SourceError, blocking,
     capture::{Tee, sum_up},
-    client::Info,
     keys::{BULK_MAX, Keys, file_failed, whole_key},
     laws::{self, Live},
     prepare,
+    reread::{Reread, put_back},
     restore::{CORRECTIONS, LIVE, Restore, differences},
-    scan::{self, Scan, Wanted},
     versions,
 };
 use crate::restore_unit::RestoreUnit;
@@ -109,6 +106,7 @@ impl Restore {
         let Some(backup) = self.note::<State>(BACKUP)? else {
             return Err(SourceError::Invalid("Valkey's restore is not prepared".into()));
         };
+        self.settings_back().await?;
         let connection = self.running().await?;
         if self.note::<bool>(KEPT)?.is_none() {
             self.keep_live(&connection).await?;
@@ -152,6 +150,7 @@ impl Restore {
         if self.note::<bool>(KEPT)?.is_none() {
             return Ok(());
         }
+        self.settings_back().await?;
         let (unit, address, kept) = (self.unit.clone(), self.source.address()?, self.kept());
         blocking(move || {
             Keys::connect(&address, &unit.selection, &unit.progress)?.remove()?;
@@ -160,10 +159,11 @@ impl Restore {
         .await
     }
 
-    pub(super) fn commit_live(self) -> Result<(), SourceError> {
+    pub(super) async fn commit_live(self) -> Result<(), SourceError> {
         if self.note::<bool>(LOADED)?.is_none() {
             return Err(SourceError::Failed("Valkey's keys were not replaced, there is nothing to commit".into()));
         }
+        self.settings_back().await?;
         self.keep_note(COMMITTING, &true)?;
         match fs::remove_file(self.kept()) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(file_failed("removing", &self.kept(), &e)),
@@ -173,6 +173,7 @@ impl Restore {
 
     /// Reads the server's keys once more and compares them with those of the staged file, after the corrections.
     pub(super) async fn check_live(self) -> Result<Vec<String>, SourceError> {
+        self.settings_back().await?;
         let connection = self.source.connect().await?;
         let info = connection.info().await?;
         let corrections = self.note::<Vec<Correction>>(CORRECTIONS)?.unwrap_or_default();
@@ -183,10 +184,10 @@ impl Restore {
         let compared = blocking(move || {
             unit.progress.set_subject("the keys as they are");
             let single: Vec<_> = corrections.iter().filter(|c| c.place().is_some()).cloned().collect();
-            let found = || {
-                let live = as_they_are(&address, &info, &unit)?;
-                sum_up(live, Summary::alive_at(now).without(&single), &unit.progress).map_err(of_the_server)
-            };
+            let reread = Reread { address: &address, info: &info, unit: &unit, kept: false };
+            let sum =
+                |live| sum_up(live, Summary::alive_at(now).without(&single), &unit.progress).map_err(of_the_server);
+            let found = || reread.by(sum);
             let (found, expected) = std::thread::scope(|scope| {
                 let expected = scope.spawn(|| expected(&unit, Summary::alive_at(now).without(&corrections)));
                 (found(), expected.join())
@@ -208,20 +209,27 @@ impl Restore {
         blocking(move || {
             unit.progress.set_subject("the keys that make room, written down");
             let failed = |e: std::io::Error| file_failed("writing", &to, &e);
-            let mut file = File::create(&to).map_err(failed)?;
-            let mut out = Kept { file: &mut file, failed: None };
-            let live = as_they_are(&address, &info, &unit)?;
             let never = CancellationToken::new();
-            // Read on its way: what is kept is known to be sound.
-            let tee = Tee { from: live, out: &mut out, progress: &unit.progress, cancel: &never };
-            let read = sum_up(tee, Summary::new(), &unit.progress);
-            if let Some(e) = out.failed {
-                return Err(failed(e));
-            }
-            read.map_err(of_the_server)?;
-            file.sync_all().map_err(failed)
+            Reread { address: &address, info: &info, unit: &unit, kept: true }.by(|live| {
+                let mut file = File::create(&to).map_err(failed)?;
+                let mut out = Kept { file: &mut file, failed: None };
+                // Read on its way: what is kept is known to be sound.
+                let tee = Tee { from: live, out: &mut out, progress: &unit.progress, cancel: &never };
+                let read = sum_up(tee, Summary::new(), &unit.progress);
+                if let Some(e) = out.failed {
+                    return Err(failed(e));
+                }
+                read.map_err(of_the_server)?;
+                file.sync_all().map_err(failed)
+            })
         })
         .await
+    }
+
+    /// What a verb that was cut off has left changed.
+    async fn settings_back(&self) -> Result<(), SourceError> {
+        let (unit, address) = (self.unit.clone(), self.source.address()?);
+        blocking(move || put_back(&unit, &address)).await
     }
 
     /// Where the old keys are written down.
@@ -232,15 +240,6 @@ impl Restore {
 
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as i64)
-}
-
-/// The covered keys of a server at rest, as an RDB file to be read.
-fn as_they_are(address: &Address, info: &Info, unit: &RestoreUnit) -> Result<Scan, SourceError> {
-    let wanted = Wanted { selection: unit.selection.clone(), at_rest: true };
-    match scan::open(address, info, wanted, &CancellationToken::new())? {
-        Ok((scan, _)) => Ok(scan),
-        Err(said) => Err(address.refusal("SCAN, DUMP or FUNCTION DUMP", &said)),
-    }
 }
 
 /// The covered keys of the staged file, added up.

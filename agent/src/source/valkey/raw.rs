@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     SourceError,
     address::Address,
+    client::Info,
     wire::{Reply, Wire, encode},
 };
 
@@ -39,6 +40,32 @@ impl Raw {
             Reply::Error(said) => Err(self.0.address().refusal(&String::from_utf8_lossy(doing), &said)),
             reply => Ok(reply),
         }
+    }
+
+    /// A setting; `None` where the server has none of this name, or does not show it to this account.
+    pub(super) fn setting(&mut self, name: &str) -> Result<Option<String>, SourceError> {
+        match self.ask(&[b"CONFIG", b"GET", name.as_bytes()]) {
+            Ok(Reply::Array(pair)) => Ok(match pair.into_iter().nth(1) {
+                Some(Reply::Bulk(text)) => String::from_utf8(text).ok(),
+                _ => None,
+            }),
+            Ok(_) | Err(SourceError::Denied(_) | SourceError::Failed(_)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Changes a setting, where this account may.
+    pub(super) fn set(&mut self, name: &str, value: &str) -> Result<(), SourceError> {
+        match self.ask(&[b"CONFIG", b"SET", name.as_bytes(), value.as_bytes()]) {
+            Ok(_) | Err(SourceError::Denied(_) | SourceError::Failed(_)) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// One of the server's own figures; empty where it has none of this name.
+    pub(super) fn info(&mut self, name: &str) -> Result<String, SourceError> {
+        let Reply::Bulk(text) = self.ask(&[b"INFO"])? else { return Ok(String::new()) };
+        Ok(Info::parse(&String::from_utf8_lossy(&text)).text(name).to_owned())
     }
 
     /// The next reply, whole.

@@ -113,7 +113,7 @@ impl Restore {
     pub(super) async fn commit(self) -> Result<(), SourceError> {
         match chosen(&self.unit)? {
             Some(Way::Files) => self.commit_files().await,
-            Some(Way::Live) => self.commit_live(),
+            Some(Way::Live) => self.commit_live().await,
             None => Err(SourceError::Failed("Valkey's restore was not swapped in, there is nothing to commit".into())),
         }
     }
