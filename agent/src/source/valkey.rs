@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{Captured, Inspection, Source, SourceError};
-use crate::{connection::ConnectionString, restore_unit::RestoreUnit, services::Services, sink::ArtifactSink};
+use crate::{
+    arriving::Arriving, connection::ConnectionString, restore_unit::RestoreUnit, services::Services, sink::ArtifactSink,
+};
 
 mod address;
 mod capture;
@@ -31,6 +33,7 @@ mod load;
 mod place;
 mod prepare;
 mod raw;
+mod ready;
 mod replication;
 mod reread;
 mod restore;
@@ -221,6 +224,17 @@ impl Source for ValkeySource {
 
     async fn prepare(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
         self.verb(unit, Restore::prepare).await
+    }
+
+    async fn takes_arriving(&self, unit: &RestoreUnit) -> bool {
+        self.verb(unit, Restore::takes_arriving).await.unwrap_or_else(|error| {
+            tracing::info!(%error, "Valkey's file is staged first");
+            false
+        })
+    }
+
+    async fn prepare_arriving(&self, unit: &RestoreUnit, file: Arriving) -> Result<(), SourceError> {
+        self.verb(unit, |restore| restore.prepare_arriving(file)).await
     }
 
     async fn swap(&self, unit: &RestoreUnit) -> Result<(), SourceError> {

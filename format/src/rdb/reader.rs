@@ -2,6 +2,8 @@
 
 use std::io::Read;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     digest::Item,
     error::RdbError,
@@ -119,7 +121,7 @@ pub enum Record<'a> {
 }
 
 /// Libraries of functions in a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Functions {
     /// How many.
     pub libraries: u64,

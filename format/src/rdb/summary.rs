@@ -28,6 +28,8 @@ pub struct RdbSummary {
     pub keys: u64,
     /// Those with an expiry.
     pub expiring_keys: u64,
+    /// When the first of those expires, in milliseconds since the epoch: until then a server has all keys.
+    pub first_expiry_ms: Option<i64>,
     /// One for each family that has keys, sorted by name.
     pub families: Vec<KeyFamily>,
     /// Fencing numbers (law L1), by the place of their counter.
@@ -57,6 +59,7 @@ pub struct Summary {
     alive_at_ms: Option<i64>,
     keys: u64,
     expiring_keys: u64,
+    first_expiry_ms: Option<i64>,
     families: BTreeMap<String, (u64, ContentHasher)>,
     /// Modules in `families`; [`MODULES_MAX`] and one more when they are one family.
     modules: usize,
@@ -107,6 +110,7 @@ impl Summary {
         }
         self.keys += 1;
         self.expiring_keys += u64::from(entry.expires_at_ms.is_some());
+        self.first_expiry_ms = self.first_expiry_ms.into_iter().chain(entry.expires_at_ms).min();
         let mut name = family(entry.key);
         if self.modules > MODULES_MAX && name.starts_with(PLATFORM) {
             name = PLATFORM;
@@ -155,6 +159,7 @@ impl Summary {
             aux: reader.aux().to_vec(),
             keys: self.keys,
             expiring_keys: self.expiring_keys,
+            first_expiry_ms: self.first_expiry_ms,
             families: self.families.into_iter().map(family).collect(),
             fencing: self.fencing,
             functions: reader.functions(),

@@ -6,102 +6,39 @@
 
 use std::{
     fs::{self, File},
-    io::Write,
     path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use prexor_format::{
-    laws::valkey::{Correction, Options, Role, State, corrections, lost, removes, role, words},
-    rdb::{Kind, Payload, RdbError, RdbSummary, Reader, Summary, adds},
+    laws::valkey::{Correction, Options, State, corrections, lost, removes, words},
+    rdb::{RdbError, RdbSummary, Reader, Summary},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     SourceError, blocking,
     capture::{Tee, sum_up},
-    keys::{BULK_MAX, Keys, file_failed, whole_key},
+    keys::{Keys, file_failed, whole_key},
     laws::{self, Live},
-    prepare,
+    prepare::{self, Apart},
     reread::{Reread, put_back},
-    restore::{CORRECTIONS, LIVE, Restore, differences},
-    versions,
+    restore::{CORRECTIONS, LIVE, Restore, Sums, differences},
 };
 use crate::restore_unit::RestoreUnit;
 
 /// Note: what the staged file says to the restore laws; with it everything is prepared.
-const BACKUP: &str = "valkey-backup";
+pub(super) const BACKUP: &str = "valkey-backup";
 /// Note: the keys that make room are written down.
 const KEPT: &str = "valkey-kept";
+/// Note: what was put in, added up ([`Sums`]).
+const PUT_IN: &str = "valkey-put-in";
 /// Note: all keys are put in.
 const LOADED: &str = "valkey-loaded";
 /// Note: the old keys are being let go of.
 const COMMITTING: &str = "valkey-committing";
 
 impl Restore {
-    pub(super) async fn prepare_live(self) -> Result<(), SourceError> {
-        if self.note::<State>(BACKUP)?.is_some() {
-            return Ok(());
-        }
-        let connection = self.running().await?;
-        let info = connection.info().await?;
-        if info.text("cluster_enabled") == "1" {
-            return Err(SourceError::Invalid(format!(
-                "Valkey at {} is a node of a cluster, whose keys are spread over all nodes: that cannot be restored",
-                connection.address()
-            )));
-        }
-        self.keep_live(&connection).await?;
-        let highest = versions::highest(info.server_name(), info.server_version());
-        let server = format!("{} {}", info.server_name(), info.server_version());
-        let longest = connection.setting("proto-max-bulk-len").await?.and_then(|text| text.parse().ok());
-        let longest = longest.unwrap_or(BULK_MAX);
-        let unit = self.unit.clone();
-        let (state, needed) = blocking(move || {
-            let staged = unit.staged(prepare::described(&unit)?.0);
-            let file = File::open(&staged).map_err(|e| file_failed("reading", &staged, &e))?;
-            let (mut state, mut needed) = (State::default(), 0);
-            prepare::verify(&unit, |entry| {
-                if !unit.selection.covers_key(&whole_key(entry, &file, &staged)?) {
-                    return Ok(());
-                }
-                if entry.kind == Kind::Module {
-                    return Err(SourceError::Invalid(format!(
-                        "{} is a module's data, which only that module can load: leave it out with --keys, or restore by \
-                         exchanging the server's files",
-                        entry.key.escape_ascii()
-                    )));
-                }
-                let apart = entry.code == 0 || adds(entry.code, entry.kind).is_some();
-                if Payload::len(entry.serialised_len) > longest && !apart {
-                    return Err(SourceError::Invalid(format!(
-                        "{} has {} bytes, the server takes {longest} at once (proto-max-bulk-len), and a value of this type cannot \
-                         be put in by parts: raise that for the restore, leave it out with --keys, or restore by exchanging the \
-                         server's files",
-                        entry.key.escape_ascii(),
-                        entry.serialised_len
-                    )));
-                }
-                // Unpacking a value needs a reader of its own, with its buffer: only for what the laws read.
-                let read = matches!(role(entry.key), Some(Role::Counter | Role::Lease));
-                let value = if read { entry.string() } else { None };
-                state.add(entry.db, entry.key, value.as_deref(), entry.expires_at_ms);
-                needed = needed.max(Payload::version_needed(entry.code));
-                Ok(())
-            })?;
-            Ok((state, needed))
-        })
-        .await?;
-        if highest.is_some_and(|highest| u32::from(needed) > highest) {
-            return Err(SourceError::Invalid(format!(
-                "the backup has keys in an encoding of RDB version {needed}, {server} loads up to version {}: restore into a \
-                 server like the one that was backed up, or newer",
-                highest.unwrap_or_default()
-            )));
-        }
-        self.keep_note(BACKUP, &state)
-    }
-
     pub(super) async fn swap_live(self) -> Result<(), SourceError> {
         let Some(backup) = self.note::<State>(BACKUP)? else {
             return Err(SourceError::Invalid("Valkey's restore is not prepared".into()));
@@ -129,15 +66,17 @@ impl Restore {
         if self.note::<bool>(LOADED)?.is_none() {
             let (unit, address) = (self.unit.clone(), self.source.address()?);
             let without = corrections.clone();
-            blocking(move || {
+            let put_in = blocking(move || {
                 let staged = unit.staged(prepare::described(&unit)?.0);
                 unit.progress.set_subject("the keys that make room");
                 Keys::connect(&address, &unit.selection, &unit.progress)?.remove()?;
                 unit.progress.set_subject("keys");
                 let mut keys = Keys::connect(&address, &unit.selection, &unit.progress)?;
-                keys.put_in(&staged, now_ms(), |entry| !removes(&without, entry.key))
-            })
-            .await?;
+                let now = now_ms();
+                let summary = Summary::alive_at(now).without(&without);
+                keys.put_in(&staged, now, summary, |entry| !removes(&without, entry.key))
+            });
+            self.keep_note(PUT_IN, &Sums::from(put_in.await?))?;
         }
         laws::apply(&connection, &corrections, &live, |key| self.unit.selection.covers_key(key)).await?;
         self.keep_note(LOADED, &true)
@@ -154,7 +93,8 @@ impl Restore {
         let (unit, address, kept) = (self.unit.clone(), self.source.address()?, self.kept());
         blocking(move || {
             Keys::connect(&address, &unit.selection, &unit.progress)?.remove()?;
-            Keys::connect(&address, &unit.selection, &unit.progress)?.put_in(&kept, now_ms(), |_| true)
+            let mut keys = Keys::connect(&address, &unit.selection, &unit.progress)?;
+            keys.put_in(&kept, now_ms(), Summary::new(), |_| true).map(drop)
         })
         .await
     }
@@ -171,7 +111,8 @@ impl Restore {
         }
     }
 
-    /// Reads the server's keys once more and compares them with those of the staged file, after the corrections.
+    /// Reads the server's keys once more and compares them with those of the staged file, after the corrections. That was
+    /// added up when it was put in, and is once more where some of its keys have expired since.
     pub(super) async fn check_live(self) -> Result<Vec<String>, SourceError> {
         self.settings_back().await?;
         let connection = self.source.connect().await?;
@@ -180,6 +121,7 @@ impl Restore {
         // All that expires before this may be gone or not, on both sides.
         let now = now_ms();
         let mut told = laws::differences(&connection, &corrections, now).await?;
+        let put_in = self.note::<Sums>(PUT_IN)?.filter(|sums| sums.first_expiry_ms.is_none_or(|at| at > now));
         let (unit, address) = (self.unit.clone(), self.source.address()?);
         let compared = blocking(move || {
             unit.progress.set_subject("the keys as they are");
@@ -189,10 +131,14 @@ impl Restore {
                 |live| sum_up(live, Summary::alive_at(now).without(&single), &unit.progress).map_err(of_the_server);
             let found = || reread.by(sum);
             let (found, expected) = std::thread::scope(|scope| {
-                let expected = scope.spawn(|| expected(&unit, Summary::alive_at(now).without(&corrections)));
+                let expected = scope.spawn(|| match put_in {
+                    Some(sums) => Ok(sums),
+                    None => expected(&unit, Summary::alive_at(now).without(&corrections)).map(Sums::from),
+                });
                 (found(), expected.join())
             });
-            let (found, mut expected) = (found?, expected.unwrap_or_else(|e| std::panic::resume_unwind(e))?);
+            let (found, mut expected) =
+                (Sums::from(found?), expected.unwrap_or_else(|e| std::panic::resume_unwind(e))?);
             if !unit.selection.keys.is_empty() {
                 expected.functions = found.functions; // they are not part of it
             }
@@ -212,7 +158,7 @@ impl Restore {
             let never = CancellationToken::new();
             Reread { address: &address, info: &info, unit: &unit, kept: true }.by(|live| {
                 let mut file = File::create(&to).map_err(failed)?;
-                let mut out = Kept { file: &mut file, failed: None };
+                let mut out = Apart { out: &mut file, failed: None };
                 // Read on its way: what is kept is known to be sound.
                 let tee = Tee { from: live, out: &mut out, progress: &unit.progress, cancel: &never };
                 let read = sum_up(tee, Summary::new(), &unit.progress);
@@ -264,23 +210,5 @@ fn of_the_server(e: RdbError) -> SourceError {
             source.downcast().unwrap_or_else(|e| SourceError::Failed(format!("Valkey's keys cannot be read: {e}")))
         }
         e => SourceError::Failed(format!("Valkey's keys cannot be read: {e}")),
-    }
-}
-
-/// A file that keeps its own error apart from those of what is read meanwhile.
-struct Kept<'a> {
-    file: &'a mut File,
-    failed: Option<std::io::Error>,
-}
-
-impl Write for Kept<'_> {
-    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-        self.file.write(buf).inspect_err(|e| {
-            self.failed = Some(e.raw_os_error().map_or_else(|| e.kind().into(), std::io::Error::from_raw_os_error));
-        })
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
     }
 }

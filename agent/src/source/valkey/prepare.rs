@@ -2,26 +2,31 @@
 
 use std::{
     fs::{self, DirBuilder, File, Permissions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
     path::Path,
+    thread::{self, JoinHandle},
 };
 
 use prexor_format::{
     digest::Hasher,
     manifest::{Contents, StoredFile, ValkeyContents},
-    rdb::{Entry, Summary},
+    rdb::{Entry, RdbSummary, Summary},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     SourceError,
     capture::{Tee, sum_up_each},
+    keys::{file_failed, whole_key},
     place::{Place, sync},
     site::{Aof, Site},
     versions,
 };
-use crate::restore_unit::RestoreUnit;
+use crate::{arriving::Arriving, restore_unit::RestoreUnit, sink::Progress};
+
+/// Bytes of a file that arrives after which they are brought to the disk.
+const SYNC_EVERY: u64 = 32 << 20;
 
 /// What must stay free on the server's disk.
 const RESERVE: u64 = 16 << 20;
@@ -120,43 +125,147 @@ fn verified<W: Write>(
         .map_err(|e| SourceError::Failed(format!("the staged {} cannot be read: {e}", staged.display())))?;
     unit.progress.set_subject(&stored.path);
     unit.progress.set_total_bytes(stored.size_bytes);
-    let mut hashing = Hashing { file: out, hasher: Hasher::default(), size: 0, failed: None };
-    let never = CancellationToken::new();
-    let tee = Tee { from: file, out: &mut hashing, progress: &unit.progress, cancel: &never };
-    let summary = sum_up_each(tee, Summary::new(), &unit.progress, each);
-    if let Some(e) = hashing.failed.take() {
-        return Err(failed(e));
-    }
-    let damaged =
-        |what: String| SourceError::Invalid(format!("the staged {} is not what was backed up: {what}", stored.path));
-    let summary = summary.map_err(|e| damaged(e.to_string()))?;
+    let mut hashing = Hashing { file: out, hasher: Hasher::default(), size: 0 };
+    let summary = passed_on(stored, file, &mut hashing, &unit.progress, failed, each)?;
     if (hashing.size, hashing.hasher.clone().finish()) != (stored.size_bytes, stored.sha256) {
-        return Err(damaged("its SHA-256 differs from the manifest's".into()));
+        return Err(damaged(stored, "its SHA-256 differs from the manifest's"));
     }
-    let found = (summary.version, summary.keys, summary.expiring_keys);
-    let expected = (contents.rdb_version, contents.keys, contents.expiring_keys);
-    if found != expected {
-        return Err(damaged(format!("(version, keys, expiring keys) are {found:?}, the manifest says {expected:?}")));
-    }
-    if summary.families != contents.families {
-        return Err(damaged("the digests of its keys differ from the manifest's".into()));
-    }
+    as_described(stored, contents, &summary)?;
     Ok(hashing.file)
 }
 
-/// Writes and hashes. Its own error is kept apart: the reader that drives it would report it as one of reading.
+/// As [`verify`], of the file while it arrives; lays it where it is staged. Whoever takes it in compares its bytes. `each`
+/// is also given all of the key.
+pub(super) fn verify_arriving(
+    unit: &RestoreUnit,
+    arriving: Arriving,
+    mut each: impl FnMut(&Entry<'_>, &[u8]) -> Result<(), SourceError>,
+) -> Result<(), SourceError> {
+    let (stored, contents) = described(unit)?;
+    let (staged, part) = (unit.staged(stored), unit.dir().join("incoming"));
+    let failed = |e: io::Error| file_failed("writing", &part, &e);
+    let open = File::options().read(true).write(true).create(true).truncate(true).open(&part);
+    let file = open.map_err(failed)?;
+    let mut outcome = Ok(());
+    let shown = |entry: &Entry<'_>| {
+        if outcome.is_ok() {
+            // What was read was written before.
+            outcome = whole_key(entry, &file, &part).and_then(|key| each(entry, &key));
+        }
+    };
+    // What arrives is told by the one who takes it in.
+    let mut early = Early { file: &file, waiting: 0, syncing: None };
+    let summary = passed_on(stored, arriving, &mut early, &Progress::default(), &failed, shown)?;
+    as_described(stored, contents, &summary)?;
+    outcome?;
+    let mut lay = || {
+        early.synced()?;
+        file.sync_all()?;
+        fs::create_dir_all(staged.parent().unwrap_or(unit.dir()))?;
+        fs::rename(&part, &staged)
+    };
+    lay().map_err(failed)
+}
+
+/// Has what was written brought to the disk while more is written.
+struct Early<'a> {
+    file: &'a File,
+    /// Bytes that nobody brings to the disk yet.
+    waiting: u64,
+    syncing: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Early<'_> {
+    /// What came of the last early sync: the kernel tells of a failed write only once.
+    fn synced(&mut self) -> io::Result<()> {
+        let ended = self.syncing.take().map(JoinHandle::join);
+        ended.unwrap_or(Ok(Ok(()))).unwrap_or_else(|_| Err(io::Error::other("a sync broke down")))
+    }
+}
+
+impl Write for Early<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(buf)?;
+        self.waiting += n as u64;
+        if self.waiting >= SYNC_EVERY && self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.synced()?;
+            let file = self.file.try_clone()?;
+            self.waiting = 0;
+            self.syncing = Some(thread::spawn(move || file.sync_data()));
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads a file through while it is written to `out`.
+fn passed_on(
+    stored: &StoredFile,
+    from: impl Read,
+    out: &mut impl Write,
+    progress: &Progress,
+    failed: &dyn Fn(io::Error) -> SourceError,
+    each: impl FnMut(&Entry<'_>),
+) -> Result<RdbSummary, SourceError> {
+    let mut out = Apart { out, failed: None };
+    let never = CancellationToken::new();
+    let tee = Tee { from, out: &mut out, progress, cancel: &never };
+    let summary = sum_up_each(tee, Summary::new(), progress, each);
+    match out.failed.take() {
+        Some(e) => Err(failed(e)),
+        None => summary.map_err(|e| damaged(stored, &e.to_string())),
+    }
+}
+
+/// Compares what was read with what the manifest says.
+fn as_described(stored: &StoredFile, contents: &ValkeyContents, found: &RdbSummary) -> Result<(), SourceError> {
+    let figures = (found.version, found.keys, found.expiring_keys);
+    let expected = (contents.rdb_version, contents.keys, contents.expiring_keys);
+    if figures != expected {
+        let what = format!("(version, keys, expiring keys) are {figures:?}, the manifest says {expected:?}");
+        return Err(damaged(stored, &what));
+    }
+    if found.families != contents.families {
+        return Err(damaged(stored, "the digests of its keys differ from the manifest's"));
+    }
+    Ok(())
+}
+
+fn damaged(stored: &StoredFile, what: &str) -> SourceError {
+    SourceError::Invalid(format!("the staged {} is not what was backed up: {what}", stored.path))
+}
+
+/// A writer that keeps its own error apart: the reader that drives it would report it as one of reading.
+pub(super) struct Apart<'a, W> {
+    pub(super) out: &'a mut W,
+    pub(super) failed: Option<io::Error>,
+}
+
+impl<W: Write> Write for Apart<'_, W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.out.write(buf).inspect_err(|e| {
+            self.failed = Some(e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error));
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Writes and hashes.
 struct Hashing<W> {
     file: W,
     hasher: Hasher,
     size: u64,
-    failed: Option<io::Error>,
 }
 
 impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = self.file.write(buf).inspect_err(|e| {
-            self.failed = Some(e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error));
-        })?;
+        let n = self.file.write(buf)?;
         self.hasher.update(&buf[..n]);
         self.size += n as u64;
         Ok(n)

@@ -15,8 +15,9 @@ use std::{
 use prexor_format::{
     laws::valkey::{Correction, Options, corrections, lost, words},
     manifest::KeyFamily,
-    rdb::{RdbSummary, Summary},
+    rdb::{Functions, RdbSummary, Summary},
 };
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -233,7 +234,7 @@ impl Restore {
             // The single keys that were corrected are compared by themselves; what was taken away must be gone.
             let single: Vec<_> = corrections.into_iter().filter(|c| c.place().is_some()).collect();
             let found = read(Ok(saved.file), site.rdb_path().display().to_string(), without(&single))?;
-            Ok(differences(&expected, &found))
+            Ok(differences(&expected.into(), &found.into()))
         });
         told.extend(compared.await?);
         Ok(told)
@@ -312,8 +313,23 @@ fn service_failed(e: ServiceError) -> SourceError {
     SourceError::Failed(e.to_string())
 }
 
+/// What two sets of keys are compared by.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Sums {
+    pub(super) families: Vec<KeyFamily>,
+    pub(super) functions: Functions,
+    /// When the first of the keys expires, in milliseconds since the epoch: from then on these sums are of the past.
+    pub(super) first_expiry_ms: Option<i64>,
+}
+
+impl From<RdbSummary> for Sums {
+    fn from(RdbSummary { families, functions, first_expiry_ms, .. }: RdbSummary) -> Self {
+        Self { families, functions, first_expiry_ms }
+    }
+}
+
 /// What is not equal, in words.
-pub(super) fn differences(expected: &RdbSummary, found: &RdbSummary) -> Vec<String> {
+pub(super) fn differences(expected: &Sums, found: &Sums) -> Vec<String> {
     let mut out = Vec::new();
     let shown = |f: &KeyFamily| if f.name.is_empty() { "keys of no known family".to_owned() } else { f.name.clone() };
     for family in &expected.families {

@@ -72,18 +72,20 @@ fn writable(dir: &Path) -> Result<(), SourceError> {
 
 impl Restore {
     pub(super) async fn prepare(self) -> Result<(), SourceError> {
-        let way = match chosen(&self.unit)? {
-            Some(way) => way,
-            None => {
-                let way = self.choose(&self.unit.selection).await?;
-                self.keep_note(WAY, &way)?;
-                way
-            }
-        };
-        match way {
+        match self.settled_way().await? {
             Way::Files => self.prepare_files().await,
             Way::Live => self.prepare_live().await,
         }
+    }
+
+    /// The way that was chosen, now or earlier.
+    pub(super) async fn settled_way(&self) -> Result<Way, SourceError> {
+        if let Some(way) = chosen(&self.unit)? {
+            return Ok(way);
+        }
+        let way = self.choose(&self.unit.selection).await?;
+        self.keep_note(WAY, &way)?;
+        Ok(way)
     }
 
     async fn choose(&self, selection: &Selection) -> Result<Way, SourceError> {
