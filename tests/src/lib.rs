@@ -1,6 +1,6 @@
 //! What the end-to-end tests and the quickstart share: real servers, PrexorCloud-like data, and proofs of equality.
 //!
-//! It knows the servers and the data; of our own daemons only `capture` knows the seam of an agent's sources.
+//! It knows the servers and the data; of our own daemons only `capture` and `valkey` know the seam of an agent's sources.
 
 pub mod bench;
 pub mod capture;
@@ -13,3 +13,4 @@ pub mod proxy;
 pub mod resp;
 pub mod rig;
 pub mod servers;
+pub mod valkey;

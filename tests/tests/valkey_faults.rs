@@ -3,13 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "valkey_source/bench.rs"]
-#[allow(dead_code, reason = "each suite uses its part")]
-mod bench;
-
 use std::{fs, path::Path, process::Command, time::Duration};
 
-use bench::{Bench, Nothing, remote};
 use prexor_agent::source::{
     Source as _, SourceError,
     valkey::{CaptureWay, ValkeyConfig, ValkeySource},
@@ -27,6 +22,7 @@ use prexor_tests::{
     equality::{Things, corrected, differences},
     resp::Resp,
     servers::{SmallDisk, Valkey, ValkeyBuilder, binaries, free_port, kill_now, spawn, wait_until},
+    valkey::{Bench, Nothing, remote},
 };
 
 /// Bytes that do not compress, others for every seed.

@@ -3,16 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "valkey_source/bench.rs"]
-#[allow(dead_code, reason = "each suite uses its part")]
-mod bench;
-
 use std::{fs, sync::atomic::Ordering};
 
-use bench::Bench;
 use prexor_agent::{restore_unit::RestoreUnit, source::Source};
 use prexor_format::selection::Selection;
-use prexor_tests::{capture::stage_part, servers::Valkey};
+use prexor_tests::{capture::stage_part, servers::Valkey, valkey::Bench};
 
 /// What a leaseholder does to get a number.
 fn next_number(bench: &Bench) -> u64 {

@@ -3,16 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "valkey_source/bench.rs"]
-#[allow(dead_code, reason = "each suite uses its part")]
-mod bench;
-
 #[path = "valkey_live/arriving.rs"]
 mod arriving;
 
-use std::{fs, time::Duration};
+use std::{fs, process::Stdio, time::Duration};
 
-use bench::{Bench, digest_of, remote};
 use prexor_agent::{
     restore_unit::RestoreUnit,
     source::{Source, SourceError},
@@ -24,6 +19,7 @@ use prexor_tests::{
     equality::{Things, corrected, differences},
     resp::Resp,
     servers::{Valkey, ValkeyBuilder, wait_until},
+    valkey::{Bench, digest_of, remote},
 };
 
 fn same(before: &Things, after: &Things) {
@@ -247,6 +243,46 @@ async fn what_the_server_refuses_is_told_and_taken_back() {
     bench.server.cli(&["REPLICAOF", "NO", "ONE"]);
     source.revert(&unit).await.unwrap();
     same(&old, &bench.live().await);
+}
+
+/// Restores once the server says `said`, which it does from when `begin` is run until `end` is: the restore is refused, and
+/// goes on afterwards as if nothing had been.
+async fn not_now(bench: &Bench, job: &str, said: &str, begin: &[&str], end: &[&str]) {
+    let source = remote(bench.server.uri());
+    let artifact = bench.capture().await;
+    bench.server.cli(&["SET", job, "born later"]);
+    let old = bench.live().await;
+    let unit = bench.unit(job, &artifact);
+    source.prepare(&unit).await.unwrap();
+    let mut begun = bench.server.cli_command(begin).stdout(Stdio::null()).spawn().unwrap();
+    wait_until("the server to say so", Duration::from_secs(60), async || {
+        bench.server.cli(&["DBSIZE"]).contains(&said.to_uppercase())
+    })
+    .await;
+    let unprepared = bench.unit(&format!("{job}-new"), &artifact);
+    for refused in [source.prepare(&unprepared).await, source.swap(&unit).await] {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, SourceError::Unavailable(_)) && error.to_string().contains(said), "{error:?}");
+    }
+    bench.server.cli(end);
+    begun.wait().unwrap();
+    same(&old, &bench.live().await);
+    source.swap(&unit).await.unwrap();
+    assert_eq!(bench.server.cli(&["EXISTS", job]).trim(), "0");
+    assert_eq!(source.check(&unit).await.unwrap(), Vec::<String>::new());
+    source.revert(&unit).await.unwrap();
+    same(&old, &bench.live().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_busy_or_loads_is_waited_for() {
+    let builder = Valkey::builder().setting("loading-process-events-interval-bytes 1024").setting("lua-time-limit 50");
+    let bench = Bench::filled(builder).await;
+    not_now(&bench, "script", "busy", &["EVAL", "while true do end", "0"], &["SCRIPT", "KILL"]).await;
+    // It loads for as long as it is told to wait at each key.
+    many_valkey(&mut bench.server.client().await, 2_000).await.unwrap();
+    bench.server.cli(&["CONFIG", "SET", "key-load-delay", "20000"]);
+    not_now(&bench, "load", "loading", &["DEBUG", "RELOAD"], &["CONFIG", "SET", "key-load-delay", "0"]).await;
 }
 
 /// How often the server has made a snapshot for somebody else.

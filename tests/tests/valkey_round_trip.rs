@@ -10,10 +10,6 @@
     reason = "a test fails by panicking, and a long one says where it is"
 )]
 
-#[path = "valkey_source/bench.rs"]
-#[allow(dead_code, reason = "each suite uses its part")]
-mod bench;
-
 use std::{
     fs,
     path::Path,
@@ -22,7 +18,6 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use bench::{Bench, Nothing, digest_with};
 use prexor_agent::source::{
     Source as _,
     valkey::{CaptureWay, ValkeyConfig, ValkeySource},
@@ -33,6 +28,7 @@ use prexor_tests::{
     dataset,
     equality::{Things, corrected, differences},
     servers::{Valkey, ValkeyBuilder, binaries, redis_binaries},
+    valkey::{Bench, Nothing, digest_with},
 };
 
 /// Keys that have expired when they are restored.

@@ -2,10 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "valkey_source/bench.rs"]
-#[allow(dead_code, reason = "each suite uses its part")]
-mod bench;
-
 use std::{
     fs,
     process::Command,
@@ -31,9 +27,9 @@ use prexor_tests::{
     capture::{stage, to_directory},
     equality::{Things, corrected, differences},
     servers::{Valkey, ValkeyBuilder, binaries, wait_until},
+    valkey::{Bench, digest_of},
 };
 
-use bench::Bench;
 use rustix::process::{Pid, Resource, Rlimit};
 use tokio_util::sync::CancellationToken;
 
@@ -80,7 +76,7 @@ async fn what_comes_back_is_what_was_captured(kind: ValkeyBuilder, builder: Valk
     bench.source.swap(&unit).await.unwrap();
     bench.source.swap(&unit).await.unwrap();
     same(&before, &bench.live().await);
-    assert_eq!(bench.digest(), bench::digest_of(kind, &file, &before).await);
+    assert_eq!(bench.digest(), digest_of(kind, &file, &before).await);
     assert_eq!(bench.source.check(&unit).await.unwrap(), Vec::<String>::new());
     assert_eq!(bench.settings(), settings);
     bench.source.revert(&unit).await.unwrap();

@@ -10,13 +10,14 @@ use prexor_agent::{
     staging::Staging,
 };
 use prexor_format::{manifest::Artifact, selection::Selection};
-use prexor_tests::{equality::corrected, servers::Valkey};
+use prexor_tests::{
+    equality::corrected,
+    servers::Valkey,
+    valkey::{Bench, remote},
+};
 use tokio::sync::Mutex;
 
-use super::{
-    bench::{Bench, remote},
-    same,
-};
+use super::same;
 
 /// A unit that nothing was sent to yet.
 fn unit(bench: &Bench, job: &str, artifact: &Artifact, selection: &Selection) -> Arc<RestoreUnit> {

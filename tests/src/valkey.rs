@@ -1,8 +1,9 @@
-//! A Valkey with its service, a source for it, and a place for backups.
+//! What the suites about Valkey share: a server with its service, a source for it, and a place for backups. Drives the
+//! source without an agent.
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fmt, fs,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -19,22 +20,35 @@ use prexor_agent::{
     },
 };
 use prexor_format::{id::NodeName, manifest::Artifact};
-use prexor_tests::{
+
+use crate::{
     capture::{stage, to_directory},
     dataset::{self, Size},
-    equality::Things,
+    equality::{self, Things},
     servers::{Valkey, ValkeyBuilder},
 };
 
 /// The service of the test's server; either verb can be made to fail, and a start does not wait until data is loaded.
-pub(crate) struct Service {
+pub struct Service {
     hooks: Arc<dyn Services>,
-    pub(crate) stop_fails: AtomicBool,
-    pub(crate) start_fails: AtomicBool,
+    /// Whether the server cannot be stopped.
+    pub stop_fails: AtomicBool,
+    /// Whether it cannot be started.
+    pub start_fails: AtomicBool,
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service").finish_non_exhaustive()
+    }
 }
 
 impl Service {
-    pub(crate) fn of(server: &Valkey) -> Arc<Self> {
+    /// That of this server.
+    ///
+    /// # Panics
+    /// When its commands are none.
+    pub fn of(server: &Valkey) -> Arc<Self> {
         let text = |path: PathBuf| path.display().to_string();
         let hooks = HookCommands {
             state: vec![text(server.state_command())],
@@ -48,7 +62,7 @@ impl Service {
         };
         let valkey = ServiceConfig { hooks: Some(hooks), ..ServiceConfig::default() };
         let config = ServicesConfig { manager: services::Manager::Hooks, valkey, ..ServicesConfig::default() };
-        let hooks = services::from_config(&config).unwrap();
+        let hooks = services::from_config(&config).expect("commands of a service");
         Arc::new(Self { hooks, stop_fails: false.into(), start_fails: false.into() })
     }
 }
@@ -80,62 +94,98 @@ impl Services for Service {
 }
 
 /// What a test has at hand.
-pub(crate) struct Bench {
-    pub(crate) server: Valkey,
-    pub(crate) service: Arc<Service>,
-    pub(crate) source: ValkeySource,
-    pub(crate) dir: tempfile::TempDir,
+#[derive(Debug)]
+pub struct Bench {
+    /// It runs when the test begins.
+    pub server: Valkey,
+    /// What stops and starts it.
+    pub service: Arc<Service>,
+    /// Sees its files and its service.
+    pub source: ValkeySource,
+    /// For backups and the state of restores.
+    pub dir: tempfile::TempDir,
 }
 
 impl Bench {
-    pub(crate) async fn start(builder: ValkeyBuilder) -> Self {
+    /// A server without keys.
+    pub async fn start(builder: ValkeyBuilder) -> Self {
         Self::around(builder.setting("enable-debug-command yes").start().await)
     }
 
-    pub(crate) fn around(server: Valkey) -> Self {
+    /// What is needed beside a server that runs.
+    ///
+    /// # Panics
+    /// When no directory can be made.
+    pub fn around(server: Valkey) -> Self {
         let service = Service::of(&server);
         let config = ValkeyConfig { uri: server.uri().into(), ..ValkeyConfig::default() };
         let source = ValkeySource::new(config, service.clone());
-        Self { server, service, source, dir: tempfile::tempdir().unwrap() }
+        Self { server, service, source, dir: tempfile::tempdir().expect("a temporary directory") }
     }
 
-    pub(crate) async fn filled(builder: ValkeyBuilder) -> Self {
+    /// A server with keys of every type.
+    ///
+    /// # Panics
+    /// When it refuses them.
+    pub async fn filled(builder: ValkeyBuilder) -> Self {
         let bench = Self::start(builder).await;
-        dataset::valkey(&mut bench.server.client().await, Size::SMALL).await.unwrap();
+        dataset::valkey(&mut bench.server.client().await, Size::SMALL).await.expect("the server does as it is asked");
         bench
     }
 
-    pub(crate) fn backup(&self) -> PathBuf {
+    /// Where backups are.
+    pub fn backup(&self) -> PathBuf {
         self.dir.path().join("backup")
     }
 
-    pub(crate) async fn try_capture(&self) -> Result<Artifact, SourceError> {
+    /// Makes a backup in the place of the one before.
+    ///
+    /// # Errors
+    /// What the source says.
+    pub async fn try_capture(&self) -> Result<Artifact, SourceError> {
         let _ = fs::remove_dir_all(self.backup());
-        to_directory(&self.source, &"h1".parse::<NodeName>().unwrap(), &self.backup()).await
+        to_directory(&self.source, &"h1".parse::<NodeName>().expect("a node's name"), &self.backup()).await
     }
 
-    pub(crate) async fn capture(&self) -> Artifact {
-        self.try_capture().await.unwrap()
+    /// As [`Bench::try_capture`].
+    ///
+    /// # Panics
+    /// Where that fails.
+    pub async fn capture(&self) -> Artifact {
+        self.try_capture().await.expect("a capture")
     }
 
-    pub(crate) fn unit(&self, job: &str, artifact: &Artifact) -> RestoreUnit {
-        stage(&self.dir.path().join("state"), job, artifact, &self.backup()).unwrap()
+    /// A restore of a backup that is staged.
+    ///
+    /// # Panics
+    /// When it cannot be.
+    pub fn unit(&self, job: &str, artifact: &Artifact) -> RestoreUnit {
+        stage(&self.dir.path().join("state"), job, artifact, &self.backup()).expect("a unit")
     }
 
-    pub(crate) async fn destroy(&self) {
-        dataset::destroy_valkey(&mut self.server.client().await).await.unwrap();
+    /// Takes all keys away.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub async fn destroy(&self) {
+        dataset::destroy_valkey(&mut self.server.client().await).await.expect("the server does as it is asked");
     }
 
-    pub(crate) async fn live(&self) -> Things {
-        prexor_tests::equality::valkey(&mut self.server.client().await).await.unwrap()
+    /// All keys and their aspects.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub async fn live(&self) -> Things {
+        equality::valkey(&mut self.server.client().await).await.expect("the server does as it is asked")
     }
 
-    pub(crate) fn digest(&self) -> String {
+    /// What the server says of all its keys.
+    pub fn digest(&self) -> String {
         self.server.cli(&["DEBUG", "DIGEST"])
     }
 
     /// All settings by name, but for the one that tells who started the server.
-    pub(crate) fn settings(&self) -> BTreeMap<String, String> {
+    pub fn settings(&self) -> BTreeMap<String, String> {
         let text = self.server.cli(&["CONFIG", "GET", "*"]);
         let lines: Vec<_> = text.lines().map(str::to_owned).collect();
         let pairs = lines.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone()));
@@ -143,45 +193,64 @@ impl Bench {
     }
 
     /// What is in the data directory, of this and of earlier restores.
-    pub(crate) fn leftovers(&self) -> Vec<String> {
-        let names = fs::read_dir(self.server.data_dir()).unwrap().map(|e| e.unwrap().file_name());
-        names.map(|n| n.into_string().unwrap()).filter(|n| n.starts_with(".prexor")).collect()
+    ///
+    /// # Panics
+    /// When that cannot be read.
+    pub fn leftovers(&self) -> Vec<String> {
+        let names = fs::read_dir(self.server.data_dir())
+            .expect("the server does as it is asked")
+            .map(|e| e.expect("the server does as it is asked").file_name());
+        names
+            .map(|n| n.into_string().expect("the server does as it is asked"))
+            .filter(|n| n.starts_with(".prexor"))
+            .collect()
     }
 }
 
 /// What `DEBUG DIGEST` says of a server of this kind that has loaded this file and was then made to hold these keys.
-pub(crate) async fn digest_of(builder: ValkeyBuilder, file: &Path, expected: &Things) -> String {
+///
+/// # Panics
+/// When the server refuses.
+pub async fn digest_of(builder: ValkeyBuilder, file: &Path, expected: &Things) -> String {
     let server = builder.setting("enable-debug-command yes").rdb(file).start().await;
-    let found = prexor_tests::equality::valkey(&mut server.client().await).await.unwrap();
+    let found = equality::valkey(&mut server.client().await).await.expect("the server does as it is asked");
     digest_with(&server, &found, expected).await
 }
 
 /// What `DEBUG DIGEST` says of a server that holds `found` when it was made to hold `expected`, by plain commands.
-pub(crate) async fn digest_with(server: &Valkey, found: &Things, expected: &Things) -> String {
+///
+/// # Panics
+/// When the server refuses.
+pub async fn digest_with(server: &Valkey, found: &Things, expected: &Things) -> String {
     let mut resp = server.client().await;
     let place = |name: &str| {
-        let (db, key) = name.strip_prefix("db").unwrap().split_once(' ').unwrap();
+        let (db, key) = name
+            .strip_prefix("db")
+            .expect("the server does as it is asked")
+            .split_once(' ')
+            .expect("the server does as it is asked");
         (db.to_owned(), key.replace(r"\xc3\xb6", "ö"))
     };
     for name in found.keys().filter(|name| !expected.contains_key(*name)) {
         let (db, key) = place(name);
-        resp.call(&["SELECT", &db]).await.unwrap();
-        assert_eq!(resp.call(&["DEL", &key]).await.unwrap().integer(), 1, "{key}");
+        resp.call(&["SELECT", &db]).await.expect("the server does as it is asked");
+        assert_eq!(resp.call(&["DEL", &key]).await.expect("the server does as it is asked").integer(), 1, "{key}");
     }
     for (name, aspects) in expected.iter().filter(|(name, aspects)| found.get(*name) != Some(aspects)) {
         let (db, key) = place(name);
         assert_eq!(&*aspects["type"], "string", "{name}");
-        resp.call(&["SELECT", &db]).await.unwrap();
-        resp.call(&["SET", &key, &aspects["value"]]).await.unwrap();
+        resp.call(&["SELECT", &db]).await.expect("the server does as it is asked");
+        resp.call(&["SET", &key, &aspects["value"]]).await.expect("the server does as it is asked");
         if aspects["expires at"] != "never" {
-            resp.call(&["PEXPIREAT", &key, &aspects["expires at"]]).await.unwrap();
+            resp.call(&["PEXPIREAT", &key, &aspects["expires at"]]).await.expect("the server does as it is asked");
         }
     }
     server.cli(&["DEBUG", "DIGEST"])
 }
 
 /// A host that has no service of Valkey.
-pub(crate) struct Nothing;
+#[derive(Debug, Clone, Copy)]
+pub struct Nothing;
 
 #[async_trait::async_trait]
 impl Services for Nothing {
@@ -203,6 +272,6 @@ impl Services for Nothing {
 }
 
 /// A source that does not know how to stop and start the server.
-pub(crate) fn remote(uri: String) -> ValkeySource {
+pub fn remote(uri: String) -> ValkeySource {
     ValkeySource::new(ValkeyConfig { uri: uri.into(), ..ValkeyConfig::default() }, Arc::new(Nothing))
 }
