@@ -4,8 +4,8 @@ use std::ffi::c_long;
 
 /// `mi_option_purge_delay` of mimalloc, by its place in `mimalloc.h`, which it keeps from version to version.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-/// Milliseconds that freed memory is kept for the next buffer: those of a stream follow each other much faster.
-const KEEP_FREED_MS: c_long = 100;
+/// Milliseconds that freed memory is kept for the next buffer: those of a stream follow each other faster.
+const KEEP_FREED_MS: c_long = 20;
 
 /// From here on, memory comes in pages of 4 KiB, and goes back to the system soon after it is free.
 ///

@@ -35,13 +35,6 @@ impl DocBuilder {
         Self { bytes: vec![0; 4] }
     }
 
-    /// An empty document that has room for so many bytes.
-    pub fn with_capacity(bytes: usize) -> Self {
-        let mut with_room = Vec::with_capacity(bytes.max(4));
-        with_room.extend([0; 4]);
-        Self { bytes: with_room }
-    }
-
     /// Appends a value of type `kind` whose bytes are `value`, both taken as they are.
     ///
     /// A zero byte in the name ends it there, as BSON has no way to write one.

@@ -61,6 +61,11 @@ impl<R: Read> DocumentReader<R> {
         self.offset
     }
 
+    /// The document that was read last, to be kept without a copy of up to 16 MiB. Empty when it was taken already.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.buffer)
+    }
+
     /// The next document, walked to its leaves, or `None` at the end.
     ///
     /// # Errors

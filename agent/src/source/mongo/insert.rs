@@ -55,13 +55,19 @@ struct Pending {
     documents: OpenArray,
     bytes: u64,
     with_zero_timestamps: Vec<Vec<u8>>,
-    /// Taken beforehand for a document that alone is more than a batch.
-    room: Option<OwnedSemaphorePermit>,
+}
+
+#[derive(Debug)]
+enum What {
+    /// To insert documents.
+    Command(DocBuilder),
+    /// A document.
+    One(Vec<u8>),
 }
 
 #[derive(Debug)]
 struct Batch {
-    command: DocBuilder,
+    what: What,
     count: u64,
     bytes: u64,
     /// Documents with a top-level Timestamp(0,0), which the server replaces by its own time when it inserts them.
@@ -78,9 +84,7 @@ impl Batcher {
             self.send()?;
         }
         if self.pending.is_none() {
-            // Of the largest documents one waits for the other before it is copied.
-            let room = if document.len() > BATCH_BYTES { Some(self.room_for(document.len() as u64)?) } else { None };
-            self.pending = Some(Pending::of(&self.target, document.len(), room));
+            self.pending = Some(Pending::of(&self.target));
         }
         let Some(pending) = &mut self.pending else { return Ok(()) };
         pending.command.item(&mut pending.documents, document);
@@ -91,6 +95,18 @@ impl Batcher {
         Ok(())
     }
 
+    /// Inserts a document of many MiB while nothing else is under way: the driver holds it three times.
+    pub(super) fn add_alone(&mut self, document: Vec<u8>, walked: Walked) -> Result<(), SourceError> {
+        self.send()?;
+        let bytes = document.len() as u64;
+        let with_zero_timestamps = if walked.zero_timestamps > 0 { vec![document.clone()] } else { Vec::new() };
+        let room = self.room_for(u64::MAX)?;
+        let batch = Batch { what: What::One(document), count: 1, bytes, with_zero_timestamps, _room: room };
+        self.tx.blocking_send(batch).map_err(|_| SourceError::Cancelled)?;
+        // Until then not even the next document is read.
+        self.room_for(u64::MAX).map(drop)
+    }
+
     /// Sends what is left.
     pub(super) fn finish(mut self) -> Result<(), SourceError> {
         self.send()
@@ -98,14 +114,11 @@ impl Batcher {
 
     fn send(&mut self) -> Result<(), SourceError> {
         let Some(mut pending) = self.pending.take() else { return Ok(()) };
-        let room = match pending.room.take() {
-            Some(room) => room,
-            None => self.room_for(pending.bytes)?,
-        };
+        let room = self.room_for(pending.bytes)?;
         let count = pending.documents.items() as u64;
         pending.command.close(pending.documents);
         let batch = Batch {
-            command: pending.command,
+            what: What::Command(pending.command),
             count,
             bytes: pending.bytes,
             with_zero_timestamps: pending.with_zero_timestamps,
@@ -122,13 +135,11 @@ impl Batcher {
 }
 
 impl Pending {
-    fn of(target: &str, first: usize, room: Option<OwnedSemaphorePermit>) -> Self {
-        // What is added later, a write concern, has room too: a large command is never copied to a larger place.
-        let room_for = if first > BATCH_BYTES { first + 1024 } else { 0 };
-        let mut command = DocBuilder::with_capacity(room_for);
+    fn of(target: &str) -> Self {
+        let mut command = DocBuilder::new();
         command.string("insert", target).boolean("ordered", true).boolean("bypassDocumentValidation", true);
         let documents = command.open_array("documents");
-        Self { command, documents, bytes: 0, with_zero_timestamps: Vec::new(), room }
+        Self { command, documents, bytes: 0, with_zero_timestamps: Vec::new() }
     }
 }
 
@@ -178,7 +189,10 @@ pub(super) async fn insert<P: Future<Output = Result<(), SourceError>>>(
 
 async fn send(server: &Server, target: &str, batch: Batch) -> Result<(), SourceError> {
     let doing = format!("insert into {target}");
-    server.write(batch.command, &doing).await?;
+    match batch.what {
+        What::Command(command) => server.write(command, &doing).await?,
+        What::One(document) => server.insert_one(target, document, &doing).await?,
+    }
     put_back(server, target, &batch.with_zero_timestamps, &doing).await
 }
 

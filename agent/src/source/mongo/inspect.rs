@@ -63,12 +63,18 @@ async fn look(server: &Server, config: &MongoConfig, facts: &mut BTreeMap<String
         all.documents += stats.documents;
         all.bytes += stats.bytes;
         room = room.max(Disk::of(&server).await?.room());
-        // One document of each kind shows whether the account may read it.
+        // One document of each kind shows whether the account may read it; its `_id` will do, it may have 16 MiB.
         for kind in [CollectionType::Collection, CollectionType::Timeseries] {
             let readable = |name: &str, n: &Namespace| n.kind == kind && name != FUNCTIONS;
             if let Some((name, _)) = catalog.live.iter().find(|(name, n)| readable(name, n)) {
                 let prefix = if kind == CollectionType::Timeseries { BUCKETS_PREFIX } else { "" };
-                server.ask(doc! { "find": format!("{prefix}{name}"), "limit": 1, "singleBatch": true }).await?;
+                let one = doc! {
+                    "find": format!("{prefix}{name}"),
+                    "projection": { "_id": 1 },
+                    "limit": 1,
+                    "singleBatch": true,
+                };
+                server.ask(one).await?;
             }
         }
     }

@@ -5,19 +5,19 @@ use std::{
     time::Duration,
 };
 
-use bson::{Bson, Document, RawDocumentBuf, doc};
+use bson::{Document, RawDocumentBuf, doc};
 use mongodb::{
     Client, Database,
     error::{Error, ErrorKind},
     options::ClientOptions,
     raw_batch_cursor::RawBatchCursor,
 };
-use prexor_format::bson::DocBuilder;
 
-use super::{MongoConfig, databases::is_name, members};
+use super::{MongoConfig, databases::is_name};
 use crate::source::SourceError;
 
 mod reading;
+mod writing;
 
 pub(super) use reading::Estimate;
 pub use reading::ReadFrom;
@@ -31,9 +31,6 @@ pub(super) const APP_NAME: &str = "prexor-agent";
 /// See [`Server::can_be_restored_onto`].
 const OLDEST_RESTORED_ONTO: (u32, u32) = (5, 1);
 
-/// How long a majority may take to have a write (law L18); without a limit a missing member hangs us for ever.
-const MAJORITY_WITHIN_MS: i32 = 60_000;
-
 /// `NamespaceNotFound`
 pub(super) const NAMESPACE_NOT_FOUND: i32 = 26;
 /// `QueryPlanKilled`: what an open cursor says when its collection is dropped.
@@ -45,8 +42,6 @@ const SNAPSHOT_TOO_OLD: i32 = 239;
 const SNAPSHOT_UNAVAILABLE: i32 = 246;
 const AUTHENTICATION_FAILED: i32 = 18;
 const OUT_OF_DISK_SPACE: i32 = 14031;
-/// `WriteConcernFailed`, `UnsatisfiableWriteConcern`: written, and the majority has not confirmed it.
-const NOT_CONFIRMED: [i32; 2] = [64, 100];
 
 /// The configured database on a server that answers.
 #[derive(Debug)]
@@ -140,48 +135,6 @@ impl Server {
     /// Runs a command on `admin` that reads and must not fail. `doing` completes "cannot".
     pub(super) async fn ask_admin_or_fail(&self, command: Document, doing: &str) -> Result<Document, SourceError> {
         self.client.database("admin").run_command(command).await.map_err(|e| self.explain(&e, doing))
-    }
-
-    /// Runs a command that writes, with majority; `command` lacks its write concern. `doing` completes "cannot".
-    pub(super) async fn write(&self, command: DocBuilder, doing: &str) -> Result<(), SourceError> {
-        self.write_to(&self.db, command, doing).await
-    }
-
-    /// As [`Self::write`], on `admin`.
-    pub(super) async fn write_admin(&self, command: DocBuilder, doing: &str) -> Result<(), SourceError> {
-        self.write_to(&self.client.database("admin"), command, doing).await
-    }
-
-    /// From now on what the primary has written counts, also when the majority does not confirm it in time: for the way
-    /// back, which must not end because a member is down.
-    pub(super) fn accept_absent_members(&self) {
-        self.accepts_absent.store(true, Ordering::Relaxed);
-    }
-
-    async fn write_to(&self, db: &Database, mut command: DocBuilder, doing: &str) -> Result<(), SourceError> {
-        let accepts = self.accepts_absent.load(Ordering::Relaxed);
-        let mut concern = DocBuilder::new();
-        let within = if accepts { MAJORITY_WITHIN_MS / 60 } else { MAJORITY_WITHIN_MS };
-        concern.string("w", "majority").int32("wtimeout", within);
-        command.document("writeConcern", &concern.finish());
-        let reply = db.run_raw_command(raw(command.finish())?).await.map_err(|e| self.explain(&e, doing))?;
-        match refusal(&reply) {
-            None => Ok(()),
-            Some((code, _)) if NOT_CONFIRMED.contains(&code) => {
-                let members = members::absent(self).await;
-                if accepts {
-                    tracing::warn!(doing, members, "written by the primary, not confirmed by a majority");
-                    return Ok(());
-                }
-                Err(SourceError::Failed(format!(
-                    "{}: to {doing} was not confirmed by a majority of the replica set within {} seconds ({members}): \
-                     bring its members back",
-                    self.target(),
-                    within / 1000
-                )))
-            }
-            Some((code, message)) => Err(self.by_code(code, &message, doing)),
-        }
     }
 
     /// Opens a cursor that hands over reply batches as they came.
@@ -292,14 +245,6 @@ fn code(error: &Error) -> Option<i32> {
         ErrorKind::Command(e) => Some(e.code),
         _ => None,
     }
-}
-
-/// What a reply with `ok: 1` refuses all the same: single documents, or to wait for the majority.
-fn refusal(reply: &Document) -> Option<(i32, String)> {
-    let first = reply.get_array("writeErrors").ok().and_then(|e| e.first().and_then(Bson::as_document));
-    let error = first.or_else(|| reply.get_document("writeConcernError").ok())?;
-    let code = error.get_i32("code").unwrap_or_default();
-    Some((code, error.get_str("errmsg").unwrap_or("no reason given").to_owned()))
 }
 
 /// The driver's text may repeat parts of the URI, so it is not shown.

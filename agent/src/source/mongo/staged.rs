@@ -22,6 +22,8 @@ use crate::{restore_unit::RestoreUnit, sink::Progress, source::SourceError};
 
 /// Bytes read from disk, and from gzip, at once.
 const BUFFER: usize = 256 << 10;
+/// Bytes of a document that is inserted before the next is read.
+const LARGE: usize = 4 << 20;
 
 /// A namespace as the dump has it.
 #[derive(Debug, Clone)]
@@ -139,7 +141,11 @@ pub(super) async fn load(
         let read = move || {
             let mut documents = DocumentReader::new(open(&path).map_err(|e| unreadable(&name, &e))?);
             while let Some((document, walked)) = documents.read().map_err(|e| unreadable(&name, &e))? {
-                batcher.add(document, walked)?;
+                if document.len() > LARGE {
+                    batcher.add_alone(documents.take(), walked)?;
+                } else {
+                    batcher.add(document, walked)?;
+                }
             }
             batcher.finish()
         };

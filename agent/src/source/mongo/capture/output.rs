@@ -21,6 +21,8 @@ use crate::{sink::ArtifactSink, source::SourceError};
 
 /// Blocks of a file that may be under way; their bytes are bounded by the budget.
 const BLOCKS_IN_FLIGHT: usize = 64;
+/// Bytes of documents in one gzip member at most.
+const LARGEST_MEMBER: usize = BLOCK + BLOCK / 2;
 
 /// A file that is finished.
 #[derive(Debug)]
@@ -35,13 +37,19 @@ type Slot = Option<oneshot::Receiver<Result<Piece, SourceError>>>;
 
 /// A block that is compressed.
 struct Piece {
-    /// Kept where the digest is taken over all documents in their order.
-    plain: Vec<u8>,
-    packed: Vec<u8>,
+    /// Whole gzip members, each in a place of its own: none is copied to a larger one.
+    members: Vec<Vec<u8>>,
     documents: u64,
     bytes: u64,
-    hasher: Option<ContentHasher>,
-    _permit: Permit,
+    digest: Digest,
+}
+
+/// What a block adds to the content digest of its file.
+enum Digest {
+    /// Of a multiset, taken where the block was compressed.
+    Taken(ContentHasher, #[expect(dead_code, reason = "held until the piece is written")] Permit),
+    /// To be taken over all documents in their order.
+    Due(Block),
 }
 
 /// See the module's text.
@@ -93,28 +101,49 @@ impl Output {
 fn pack(packer: &mut Packer, block: Block, order: Order, level: Level) -> Result<Piece, SourceError> {
     let mut hasher = (order == Order::Multiset).then(|| ContentHasher::new(order));
     let mut plain = packer.take_room();
-    let mut documents = 0;
+    let (mut members, mut documents, mut bytes) = (Vec::new(), 0, 0);
     for document in block.iter()? {
         let document = document?;
         if document.last() != Some(&0) {
             return Err(malformed(&"a document without its end"));
         }
         documents += 1;
+        bytes += document.len() as u64;
         if let Some(hasher) = &mut hasher {
             hasher.add(document);
         }
-        plain.extend_from_slice(document);
+        if document.len() > LARGEST_MEMBER {
+            // One of up to 16 MiB is compressed where it lies.
+            pack_members(packer, level, &plain, &mut members)?;
+            plain.clear();
+            pack_members(packer, level, document, &mut members)?;
+        } else {
+            plain.extend_from_slice(document);
+        }
     }
-    let bytes = plain.len() as u64;
-    let mut packed = Vec::new();
-    // Members of equal size, none much beyond a block: a document may have 16 MiB.
-    let members = plain.len().div_ceil(BLOCK + BLOCK / 2).max(1);
-    for member in plain.chunks(plain.len().div_ceil(members).max(1)) {
-        packer.member(level, member, &mut packed).map_err(|e| SourceError::Failed(e.to_string()))?;
-    }
-    let in_order = if hasher.is_none() { plain.clone() } else { Vec::new() };
+    pack_members(packer, level, &plain, &mut members)?;
     packer.give_back(plain);
-    Ok(Piece { plain: in_order, packed, documents, bytes, hasher, _permit: block.into_permit() })
+    let digest = match hasher {
+        Some(hasher) => Digest::Taken(hasher, block.into_permit()),
+        None => Digest::Due(block),
+    };
+    Ok(Piece { members, documents, bytes, digest })
+}
+
+/// Compresses to members of equal size.
+fn pack_members(
+    packer: &mut Packer,
+    level: Level,
+    plain: &[u8],
+    members: &mut Vec<Vec<u8>>,
+) -> Result<(), SourceError> {
+    let count = plain.len().div_ceil(LARGEST_MEMBER).max(1);
+    for part in plain.chunks(plain.len().div_ceil(count).max(1)) {
+        let mut member = Vec::new();
+        packer.member(level, part, &mut member).map_err(|e| SourceError::Failed(e.to_string()))?;
+        members.push(member);
+    }
+    Ok(())
 }
 
 /// Blocking. A file that is not finished is never stored, so giving up needs no cleaning.
@@ -129,11 +158,13 @@ fn write(
     let (mut documents, mut bytes) = (0, 0);
     while let Some(piece) = slots.blocking_recv().ok_or(SourceError::Cancelled)? {
         let piece = piece.blocking_recv().map_err(|_| SourceError::Cancelled)??;
-        match &piece.hasher {
-            Some(hasher) => content.merge(hasher),
-            None => content.add(&piece.plain),
+        match &piece.digest {
+            Digest::Taken(hasher, _) => content.merge(hasher),
+            Digest::Due(block) => block.iter()?.try_for_each(|document| document.map(|d| content.add(d)))?,
         }
-        out.write_all(&piece.packed).map_err(|e| broken(&e))?;
+        for member in piece.members {
+            out.write_all(&member).map_err(|e| broken(&e))?;
+        }
         documents += piece.documents;
         bytes += piece.bytes;
         sink.progress().add(piece.bytes, piece.documents);
