@@ -355,19 +355,33 @@ async fn a_connection_that_breaks_and_a_primary_that_steps_down_are_survived() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_history_that_is_too_short_is_named_with_its_remedy() {
+async fn a_history_that_is_too_short_is_made_longer_for_the_capture_or_named_with_its_remedy() {
+    const WINDOW: &str = "minSnapshotHistoryWindowInSeconds";
     let bench = Bench::start().await;
-    bench.admin(doc! { "setParameter": 1, "minSnapshotHistoryWindowInSeconds": 1 }).await;
+    bench.admin(doc! { "setParameter": 1, WINDOW: 1 }).await;
     noise(&bench.db(), &["a", "b", "c", "d"], 12).await;
-    let wait = async {
+    let wait = async || {
         for n in 0..60 {
             bench.db().collection("a").insert_one(doc! { "n": n }).await.unwrap();
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    let (captured, _) = held_up(&bench.source, &bench.dir.path().join("dump"), wait).await;
+    // An account that may not set parameters.
+    let refused = doc! { "failCommands": ["setParameter"], "errorCode": 13 };
+    bench.admin(doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": refused }).await;
+    let (captured, restarts) = held_up(&bench.source, &bench.dir.path().join("refused"), wait()).await;
     let message = captured.unwrap_err().to_string();
-    assert!(message.contains("minSnapshotHistoryWindowInSeconds"), "{message}");
+    assert!(message.contains(WINDOW) && message.contains("grant"), "{message}");
+    assert_eq!(restarts, 0);
+
+    bench.admin(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await;
+    let dir = bench.dir.path().join("made");
+    let (captured, restarts) = held_up(&bench.source, &dir, wait()).await;
+    let captured = captured.unwrap();
+    assert!(matches!(contents(&captured.contents).consistency, Consistency::Snapshot { .. }));
+    assert!(restarts > 0, "the server's history was long enough");
+    let now = bench.client.database("admin").run_command(doc! { "getParameter": 1, WINDOW: 1 }).await.unwrap();
+    assert_eq!(now.get_i32(WINDOW).unwrap(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,6 +30,7 @@ use crate::{
 
 mod accounts;
 mod capped;
+mod history;
 mod moment;
 mod oplog;
 mod output;
@@ -37,6 +38,7 @@ mod ranges;
 mod scan;
 
 use capped::Capped;
+use history::Longer;
 use moment::{Listed, Moment, Part};
 use output::{Output, write_file};
 use scan::{Budget, Scan, View};
@@ -73,6 +75,8 @@ struct What {
 enum Failure {
     /// What is captured changed under it: another attempt may succeed.
     Again(String),
+    /// The server let go of the history that this collection was to be read from.
+    TooLate(String),
     /// The account may not do it.
     Denied(String),
     /// Anything else.
@@ -83,12 +87,7 @@ impl Failure {
     fn of(error: CursorError, server: &Server, collection: &str, view: View) -> Self {
         let at_a_time = matches!(view, View::At(_));
         if error.is_too_late() {
-            return Self::Source(SourceError::Failed(format!(
-                "{}: the server let go of the history that {collection} was to be read from, because the capture took \
-                 too long: let it keep more, as with db.adminCommand({{setParameter: 1, \
-                 minSnapshotHistoryWindowInSeconds: 3600}}), and in mongod.conf",
-                server.target()
-            )));
+            return Self::TooLate(collection.to_owned());
         }
         if error.is_overrun() || error.is_gone() || (at_a_time && error.is_without_history()) {
             let what =
@@ -100,8 +99,15 @@ impl Failure {
         if denied { Self::Denied(error.to_string()) } else { Self::Source(error) }
     }
 
-    fn into_source(self) -> SourceError {
+    fn into_source(self, server: &Server) -> SourceError {
         match self {
+            Self::TooLate(collection) => SourceError::Failed(format!(
+                "{}: the server let go of the history that {collection} was to be read from, because the capture took \
+                 too long: let it keep more, as with db.adminCommand({{setParameter: 1, \
+                 minSnapshotHistoryWindowInSeconds: 3600}}), and in mongod.conf; or grant the agent's account \
+                 getParameter and setParameter on the cluster, and it does so while it captures",
+                server.target()
+            )),
             Self::Again(why) => SourceError::Failed(why),
             Self::Denied(why) => SourceError::Denied(why),
             Self::Source(e) => e,
@@ -136,16 +142,41 @@ pub(super) async fn capture(
         }
     }
     sink.progress().set_total_bytes(bytes);
+    let mut history = None;
+    let captured = attempts(&server, config, options, &sink, what, &mut history).await;
+    if let Some(history) = history {
+        Longer::put_back(history).await;
+    }
+    captured
+}
+
+/// Captures, and begins anew when what is captured changes under it or the server's history is too short.
+async fn attempts(
+    server: &Arc<Server>,
+    config: &MongoConfig,
+    options: CaptureOptions,
+    sink: &ArtifactSink,
+    mut what: What,
+    history: &mut Option<Longer>,
+) -> Result<Captured, SourceError> {
     for restarts in 0..=RESTARTS {
         let tracker = TaskTracker::new();
-        let failure = match attempt(&server, config, options, &sink, &what, &tracker).await {
+        let failure = match attempt(server, config, options, sink, &what, &tracker).await {
             Ok(captured) => return Ok(captured),
             Err(failure) => failure,
         };
         // Threads that still write must not write into the next attempt.
         tracker.close();
         tracker.wait().await;
-        let Failure::Again(why) = failure else { return Err(failure.into_source()) };
+        let why = match failure {
+            Failure::Again(why) => why,
+            Failure::TooLate(collection) if restarts < RESTARTS && longer(server, history).await => {
+                tracing::warn!(collection, "the capture begins anew: it took longer than the server's history");
+                sink.restart().await.map_err(|_| SourceError::Cancelled)?;
+                continue;
+            }
+            failure => return Err(failure.into_source(server)),
+        };
         if restarts == RESTARTS {
             return Err(SourceError::Failed(format!(
                 "{}: {why} while it was captured, {RESTARTS} times in a row: try again when that is over",
@@ -160,6 +191,17 @@ pub(super) async fn capture(
         sink.restart().await.map_err(|_| SourceError::Cancelled)?;
     }
     Err(SourceError::Failed("the capture came to no end".to_owned()))
+}
+
+/// Whether the server keeps a longer history from now on.
+async fn longer(server: &Arc<Server>, history: &mut Option<Longer>) -> bool {
+    match history {
+        Some(history) => history.still().await,
+        None => {
+            *history = Longer::arrange(server).await;
+            history.is_some()
+        }
+    }
 }
 
 async fn attempt(
