@@ -22,6 +22,9 @@ use prexor_tests::{
 
 const CHANGING: [&str; 7] = ["insert", "update", "create", "createIndexes", "collMod", "drop", "renameCollection"];
 
+/// How long a command is held: longer than a kill takes. Taking the fail point away waits for it.
+const BLOCKED_MS: i32 = 5_000;
+
 #[derive(Debug, Clone, Copy)]
 enum Victim {
     Agent,
@@ -130,7 +133,7 @@ async fn whatever_command_a_kill_meets_the_end_is_all_old_or_all_new() {
         loop {
             let held = doc! {
                 "failCommands": CHANGING.as_slice(), "appName": "prexor-agent",
-                "blockConnection": true, "blockTimeMS": 60_000,
+                "blockConnection": true, "blockTimeMS": BLOCKED_MS,
             };
             let before = scene.met().await;
             scene.fail_point(doc! { "skip": skip }, held).await;
