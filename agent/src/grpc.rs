@@ -3,6 +3,7 @@
 mod capture;
 mod error;
 mod inspect;
+mod service;
 mod stage;
 mod verbs;
 
@@ -134,19 +135,8 @@ impl AgentService for Api {
         request: Request<wire::ControlServiceRequest>,
     ) -> Result<Response<wire::ControlServiceResponse>, Status> {
         let request = request.into_inner();
-        let (role, verb) = (request.role(), request.verb());
-        self.pass(request.fence)?;
-        let role = inspect::role_from_wire(role).ok_or_else(|| status(Reason::InvalidRequest, "no such service"))?;
-        let services = self.host.services();
-        match verb {
-            wire::ServiceVerb::Stop => services.stop(role).await,
-            wire::ServiceVerb::Start => services.start(role).await,
-            wire::ServiceVerb::Unspecified => return Err(status(Reason::InvalidRequest, "no such verb")),
-        }
-        .map_err(error::service)?;
-        let state = services.state(role).await.map_err(error::service)?;
-        let state = i32::from(inspect::state_to_wire(state));
-        Ok(Response::new(wire::ControlServiceResponse { state }))
+        let fence = self.pass(request.fence.clone())?;
+        service::control(&self.host, &fence.job_id, request.role(), request.verb()).await.map(Response::new)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     fence::{Fence, FenceError},
     restore_unit::RestoreUnit,
     restores::{self, Outcome, Restores, Verb},
-    services::{self, Role, ServiceError, ServiceState, Services},
+    services::{self, Holds, Role, ServiceError, ServiceState, Services},
     source::{
         Source, SourceError,
         files::{FilesConfig, FilesSource},
@@ -29,6 +29,7 @@ pub struct Host {
     fence: Fence,
     restores: Restores,
     services: Arc<dyn Services>,
+    holds: Holds,
 }
 
 impl std::fmt::Debug for Host {
@@ -70,6 +71,7 @@ impl Host {
             fence: Fence::open(&config.state_dir, &config.cluster)?,
             restores: Restores::open(&config.state_dir).map_err(state)?,
             services: services::from_config(&config.services)?,
+            holds: Holds::new(&config.state_dir),
             config,
         })
     }
@@ -107,6 +109,34 @@ impl Host {
     /// What starts and stops services here.
     pub fn services(&self) -> &dyn Services {
         &*self.services
+    }
+
+    /// What keeps this host's controller stopped during a restore.
+    pub fn holds(&self) -> &Holds {
+        &self.holds
+    }
+
+    /// Where this host's controller says whether it is ready.
+    pub fn ready_url(&self) -> &str {
+        self.config.services.ready_url()
+    }
+
+    /// What restores left under way when the agent ended: says it in the log, and enforces a hold that is in force.
+    pub async fn take_up(&self) {
+        for line in self.restores.unfinished() {
+            tracing::warn!("{line}");
+        }
+        match self.holds.in_force() {
+            Ok(None) => {}
+            Ok(Some(hold)) => {
+                tracing::warn!(job = hold.job_id, since = %hold.since, "the controller on this host is held: only the end \
+                    of its restore or `prexor-agent release --local` lets it start");
+                if let Err(e) = self.holds.enforce(self.services(), &hold).await {
+                    tracing::error!(job = hold.job_id, "the hold of the controller could not be enforced: {e}");
+                }
+            }
+            Err(e) => tracing::error!("{e}; the controller on this host stays held"),
+        }
     }
 
     /// What there is to capture now.

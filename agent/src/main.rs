@@ -9,6 +9,7 @@ use prexor_agent::{
     host::Host,
     report::Report,
     server,
+    services::Role,
 };
 use prexor_daemon::{exit, logging, memory, process, shutdown};
 
@@ -39,6 +40,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// End a restore's hold of the controller on this host, whatever becomes of the restore; starts nothing.
+    Release {
+        /// That it is ended here and by hand; the restore itself ends its holds when it is done or taken back.
+        #[arg(long, required = true)]
+        local: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -65,6 +72,7 @@ async fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         None => serve(config, cli.log_json).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Inspect { json }) => inspect(config, json).await,
+        Some(Command::Release { local: _ }) => release(config).await,
     };
     done.unwrap_or_else(|e| {
         complain(&format!("{e:#}"));
@@ -100,6 +108,22 @@ async fn inspect(config: AgentConfig, json: bool) -> anyhow::Result<ExitCode> {
     let text = if json { serde_json::to_string_pretty(&report)? + "\n" } else { report.text() };
     std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())?;
     Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn release(config: AgentConfig) -> anyhow::Result<ExitCode> {
+    let host = Host::open(config)?;
+    let unfinished = host.restores().unfinished();
+    let held = host.holds().release(host.services(), None).await.map_err(|e| anyhow::anyhow!("{e}"))?;
+    let start = host.services().start_command(Role::Controller);
+    let mut lines = vec![match held {
+        Some(hold) => format!("the controller was held for {} and is no more: `{start}` starts it", hold.job_id),
+        None => "no hold of the controller is in force".to_owned(),
+    }];
+    lines.extend(
+        unfinished.iter().map(|line| format!("but {line}; a controller that starts now finds data in between")),
+    );
+    std::io::Write::write_all(&mut std::io::stdout(), (lines.join("\n") + "\n").as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[expect(clippy::print_stderr, reason = "what goes wrong before logging starts is told here")]

@@ -22,6 +22,8 @@ pub struct Report {
     pub sources: Vec<SourceReport>,
     /// State of the services by role.
     pub services: BTreeMap<&'static str, String>,
+    /// What a restore has under way here, one line each.
+    pub under_way: Vec<String>,
 }
 
 /// One source.
@@ -57,7 +59,12 @@ impl Report {
             };
             services.insert(role.as_str(), state);
         }
-        Self { node: host.node().to_string(), controller: targets.controller, sources, services }
+        let mut under_way = host.restores().unfinished();
+        match host.holds().in_force() {
+            Ok(hold) => under_way.extend(hold.map(|h| format!("the controller is {}", h.message()))),
+            Err(e) => under_way.push(format!("the controller is HELD: {e}")),
+        }
+        Self { node: host.node().to_string(), controller: targets.controller, sources, services, under_way }
     }
 
     /// Whether everything that was found can be captured, and something was found.
@@ -93,6 +100,7 @@ impl Report {
         for (role, state) in &self.services {
             lines.push(format!("{:<12} service {state}", role));
         }
+        lines.extend(self.under_way.iter().map(|line| format!("{:<12} {line}", "restore")));
         lines.join("\n") + "\n"
     }
 }

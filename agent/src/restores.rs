@@ -92,6 +92,30 @@ impl Restores {
         RestoreUnit::open(&dir, job_id).map_err(|e| record_error(&dir, &e))
     }
 
+    /// The units that are neither committed nor reverted, one line each, for people.
+    pub fn unfinished(&self) -> Vec<String> {
+        let jobs = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let units =
+            jobs.flat_map(|job| fs::read_dir(job.path()).into_iter().flatten().flatten().map(move |u| (job.path(), u)));
+        let mut lines: Vec<String> = units
+            .filter_map(|(job, unit)| {
+                let job_id = job.file_name()?.to_string_lossy().into_owned();
+                let phase = RestoreUnit::open(&unit.path(), &job_id).ok()??.phase().ok()?;
+                let artifact = unit.file_name();
+                (!matches!(phase, Phase::Reverted | Phase::Committed)).then(|| {
+                    format!(
+                        "the restore of {} by {job_id} is not finished here ({}): the coordinator finishes it or takes \
+                         it back",
+                        artifact.to_string_lossy(),
+                        format!("{phase:?}").to_lowercase()
+                    )
+                })
+            })
+            .collect();
+        lines.sort();
+        lines
+    }
+
     fn unit_dir(&self, job_id: &str, artifact_id: &str) -> Result<PathBuf, SourceError> {
         let safe = |s: &str| {
             !s.is_empty()

@@ -43,6 +43,9 @@ pub async fn serve(host: Arc<Host>, keeper: Keeper, listen: SocketAddr, stop: Ca
     let limits = Limits::default();
     let incoming = serve::guarded_incoming(listener, keeper.tls(), limits, keeper.revoked());
     tokio::spawn(keeper.clone().watch_files(stop.clone()));
+    // Beside the serving: stopping a controller may take a while.
+    let taking_up = host.clone();
+    tokio::spawn(async move { taking_up.take_up().await });
     process::ready()?;
     let door = Door::new(host.cluster(), Arc::new(Journal));
     serve::server(limits)

@@ -1,15 +1,19 @@
 //! The seam to whatever starts and stops services on this host: systemd, or commands from the configuration.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 mod command;
+mod hold;
 mod hooks;
+mod ready;
 mod systemd;
 
+pub use hold::{Hold, Holds};
 pub use hooks::Hooks;
+pub use ready::check as check_ready;
 pub use systemd::Systemd;
 
 /// How long a service may take to stop or start.
@@ -53,6 +57,19 @@ pub trait Services: Send + Sync + 'static {
     async fn start(&self, role: Role) -> Result<(), ServiceError>;
     /// How a person starts it: `systemctl start prexorcloud-controller`.
     fn start_command(&self, role: Role) -> String;
+    /// Whether [`Services::block`] would work.
+    async fn can_block(&self, role: Role) -> Result<(), ServiceError> {
+        Err(ServiceError(format!("nothing here keeps {} from being started", role.as_str())))
+    }
+    /// From now on nobody starts the service for as long as this file is there, not even after a reboot. Whoever looks at
+    /// it reads the message. Once it returns the service may still run. Safe to repeat.
+    async fn block(&self, role: Role, _while_exists: &Path, _message: &str) -> Result<(), ServiceError> {
+        self.can_block(role).await
+    }
+    /// Takes back what [`Services::block`] did; fine when it did nothing.
+    async fn unblock(&self, _role: Role) -> Result<(), ServiceError> {
+        Ok(())
+    }
 }
 
 /// `services` of the agent's configuration.
@@ -88,10 +105,15 @@ pub struct ServiceConfig {
     pub unit: Option<String>,
     /// Commands for [`Manager::Hooks`].
     pub hooks: Option<HookCommands>,
+    /// Controller only: what answers 200 once it is ready; by default [`READY_URL`].
+    pub ready_url: Option<String>,
 }
 
-/// Commands as argument lists; no shell is involved. All three exit 0 on success.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// PrexorCloud's own, on this host.
+pub const READY_URL: &str = "http://127.0.0.1:8080/api/v1/system/ready";
+
+/// Commands as argument lists; no shell is involved. All exit 0 on success.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HookCommands {
     /// Exits 0 when the service runs, 3 when it is stopped (as `systemctl is-active` and LSB scripts do).
@@ -100,13 +122,24 @@ pub struct HookCommands {
     pub stop: Vec<String>,
     /// Starts the service.
     pub start: Vec<String>,
+    /// Keeps others from starting the service until `release` ran, also over a reboot. Without it whatever starts the
+    /// service on its own must look whether `<state_dir>/hold` exists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hold: Vec<String>,
+    /// Takes back what `hold` did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub release: Vec<String>,
 }
 
 /// The implementation that the configuration asks for.
 ///
 /// # Errors
-/// When a hook's command is empty.
+/// When a hook's command is empty, or `ready_url` is none.
 pub fn from_config(config: &ServicesConfig) -> Result<Arc<dyn Services>, ServiceError> {
+    if config.valkey.ready_url.is_some() {
+        return Err(ServiceError("services.valkey.ready_url: only the controller has one".into()));
+    }
+    ready::parse(config.ready_url())?;
     let systemd = match config.manager {
         Manager::Systemd => true,
         Manager::Hooks => false,
@@ -126,6 +159,11 @@ impl Role {
 }
 
 impl ServicesConfig {
+    /// Where the controller says whether it is ready.
+    pub fn ready_url(&self) -> &str {
+        self.controller.ready_url.as_deref().unwrap_or(READY_URL)
+    }
+
     fn of(&self, role: Role) -> &ServiceConfig {
         match role {
             Role::Controller => &self.controller,

@@ -59,6 +59,7 @@ impl Service {
                 .chain([text(server.state_command())])
                 .chain(server.words())
                 .collect(),
+            ..HookCommands::default()
         };
         let valkey = ServiceConfig { hooks: Some(hooks), ..ServiceConfig::default() };
         let config = ServicesConfig { manager: services::Manager::Hooks, valkey, ..ServicesConfig::default() };

@@ -61,11 +61,28 @@ async fn service(host: &Host, role: Role, targets: &Targets) -> backup::Service 
         Ok(state) => (state_to_wire(state), String::new()),
         Err(e) => (backup::ServiceState::Unspecified, e.0),
     };
+    let (mut held_for, mut cannot_hold) = (String::new(), None);
+    if role == Role::Controller {
+        held_for = held(host);
+        cannot_hold = Some(host.services().can_block(role).await.err().map(|e| e.0).unwrap_or_default());
+    }
     backup::Service {
         role: role_to_wire(role).into(),
         state: state.into(),
         start_command: host.services().start_command(role),
         problem,
+        held_for,
+        can_hold: cannot_hold.as_ref().is_some_and(String::is_empty),
+        cannot_hold: cannot_hold.unwrap_or_default(),
+    }
+}
+
+/// For which job the controller is held; empty for nobody.
+pub(super) fn held(host: &Host) -> String {
+    match host.holds().in_force() {
+        Ok(hold) => hold.map(|h| h.job_id).unwrap_or_default(),
+        // Whoever it is for, it holds.
+        Err(_) => "unknown".to_owned(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Services by commands from the configuration, for hosts whose PID 1 is not systemd.
 
+use std::path::Path;
+
 use async_trait::async_trait;
 
 use super::{
@@ -15,13 +17,19 @@ pub struct Hooks {
 
 impl Hooks {
     /// # Errors
-    /// When a command is empty.
+    /// When a command is empty, or one of `hold` and `release` is missing.
     pub fn new(config: &ServicesConfig) -> Result<Self, ServiceError> {
         for role in [Role::Controller, Role::Valkey] {
             if let Some(h) = &config.of(role).hooks
                 && [&h.state, &h.stop, &h.start].into_iter().any(Vec::is_empty)
             {
                 let message = format!("services.{}.hooks: state, stop and start each need a command", role.as_str());
+                return Err(ServiceError(message));
+            }
+            if let Some(h) = &config.of(role).hooks
+                && h.hold.is_empty() != h.release.is_empty()
+            {
+                let message = format!("services.{}.hooks: hold and release go together", role.as_str());
                 return Err(ServiceError(message));
             }
         }
@@ -35,6 +43,10 @@ impl Hooks {
                 role = role.as_str()
             ))
         })
+    }
+
+    async fn run_if_any(&self, command: &[String]) -> Result<(), ServiceError> {
+        if command.is_empty() { Ok(()) } else { run_ok(command, MOVE_TIMEOUT).await.map(drop) }
     }
 }
 
@@ -81,6 +93,22 @@ impl Services for Hooks {
     fn start_command(&self, role: Role) -> String {
         self.commands(role).map(|h| h.start.join(" ")).unwrap_or_default()
     }
+
+    async fn can_block(&self, role: Role) -> Result<(), ServiceError> {
+        self.commands(role).map(drop)
+    }
+
+    async fn block(&self, role: Role, _: &Path, _: &str) -> Result<(), ServiceError> {
+        self.run_if_any(&self.commands(role)?.hold).await
+    }
+
+    async fn unblock(&self, role: Role) -> Result<(), ServiceError> {
+        match self.commands(role) {
+            Ok(hooks) => self.run_if_any(&hooks.release).await,
+            // What is not known was not kept from starting either.
+            Err(_) => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -101,8 +129,9 @@ mod tests {
             state: sh(format!("test -e {f} || exit 3")),
             stop: sh(format!("rm {f}")),
             start: sh(format!("touch {f}")),
+            ..Default::default()
         };
-        let valkey = ServiceConfig { unit: None, hooks: Some(hooks) };
+        let valkey = ServiceConfig { hooks: Some(hooks), ..Default::default() };
         let config = ServicesConfig { manager: Manager::Hooks, valkey, ..Default::default() };
         let services = Hooks::new(&config).unwrap();
         assert_eq!(services.state(Role::Controller).await.unwrap(), ServiceState::Absent);
@@ -123,8 +152,10 @@ mod tests {
             state: sh("exit 3".into()),
             stop: sh("true".into()),
             start: sh("echo no such instance >&2; exit 7".into()),
+            ..Default::default()
         };
-        let config = ServicesConfig { valkey: ServiceConfig { unit: None, hooks: Some(hooks) }, ..Default::default() };
+        let config =
+            ServicesConfig { valkey: ServiceConfig { hooks: Some(hooks), ..Default::default() }, ..Default::default() };
         let error = Hooks::new(&config).unwrap().start(Role::Valkey).await.unwrap_err();
         assert!(error.0.contains("exited with 7: no such instance"), "{error}");
     }
@@ -137,8 +168,10 @@ mod tests {
             state: sh(format!("test -e {f} || exit 3")),
             stop: sh("true".into()),
             start: sh(format!("touch {f}; sleep 20 &")),
+            ..Default::default()
         };
-        let config = ServicesConfig { valkey: ServiceConfig { unit: None, hooks: Some(hooks) }, ..Default::default() };
+        let config =
+            ServicesConfig { valkey: ServiceConfig { hooks: Some(hooks), ..Default::default() }, ..Default::default() };
         let begun = Hooks::new(&config).unwrap();
         let started = tokio::time::timeout(std::time::Duration::from_secs(15), begun.start(Role::Valkey)).await;
         started.expect("the hook has ended, its child has not").unwrap();

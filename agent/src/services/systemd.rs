@@ -1,6 +1,10 @@
 //! Services by systemd, through `systemctl` (which also asks polkit when the agent is not root).
 
-use std::time::Duration;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 
@@ -8,9 +12,14 @@ use super::{
     MOVE_TIMEOUT, Role, ServiceError, ServiceState, Services, ServicesConfig,
     command::{run, run_ok},
 };
+use crate::restore_unit::write_durably;
 
 const QUERY_TIMEOUT: Duration = Duration::from_secs(20);
 const CONTROLLER_UNIT: &str = "prexorcloud-controller.service";
+/// Where what an administrator adds to units lies. Beyond a reboot, unlike what is under `/run`.
+const UNITS: &str = "/etc/systemd/system";
+/// The name in a unit's drop-in directory.
+const DROP_IN: &str = "50-prexor-hold.conf";
 /// In the order in which they are looked for: Debian's and upstream's names.
 const VALKEY_UNITS: [&str; 4] = ["valkey-server.service", "valkey.service", "redis-server.service", "redis.service"];
 
@@ -46,12 +55,22 @@ impl Systemd {
         Ok(None)
     }
 
-    async fn move_to(&self, role: Role, verb: &str) -> Result<(), ServiceError> {
-        let Some((unit, _)) = self.unit(role).await? else {
+    /// The unit that must exist on this host.
+    async fn known_unit(&self, role: Role) -> Result<String, ServiceError> {
+        let found = self.unit(role).await?;
+        found.map(|(unit, _)| unit).ok_or_else(|| {
             let names = self.candidates(role).join(", ");
-            let message = format!("systemd knows no unit {names}: set services.{}.unit in agent.yml", role.as_str());
-            return Err(ServiceError(message));
-        };
+            ServiceError(format!("systemd knows no unit {names}: set services.{}.unit in agent.yml", role.as_str()))
+        })
+    }
+
+    /// Lets systemd read the units again.
+    async fn reload(&self) -> Result<(), ServiceError> {
+        run_ok(&["systemctl", "--no-ask-password", "daemon-reload"].map(str::to_owned), MOVE_TIMEOUT).await.map(drop)
+    }
+
+    async fn move_to(&self, role: Role, verb: &str) -> Result<(), ServiceError> {
+        let unit = self.known_unit(role).await?;
         let argv = ["systemctl", "--no-ask-password", verb, "--", &unit].map(str::to_owned);
         if let Err(ServiceError(message)) = run_ok(&argv, MOVE_TIMEOUT).await {
             let journal = ["journalctl", "--no-pager", "--lines=5", "--output=cat", "--unit", &unit].map(str::to_owned);
@@ -98,6 +117,63 @@ impl Services for Systemd {
         let unit = self.candidates(role).remove(0);
         format!("systemctl start {}", unit.strip_suffix(".service").unwrap_or(&unit))
     }
+
+    async fn can_block(&self, role: Role) -> Result<(), ServiceError> {
+        self.known_unit(role).await?;
+        rustix::fs::access(UNITS, rustix::fs::Access::WRITE_OK)
+            .map_err(|e| ServiceError(format!("the agent cannot write drop-ins of units in {UNITS}: {e}")))
+    }
+
+    async fn block(&self, role: Role, while_exists: &Path, message: &str) -> Result<(), ServiceError> {
+        let path = drop_in(&self.known_unit(role).await?);
+        let text = drop_in_text(while_exists, message);
+        if fs::read_to_string(&path).is_ok_and(|there| there == text) {
+            // Whether systemd has read it is not known: whoever wrote it may have died.
+            return self.reload().await;
+        }
+        write_drop_in(&path, &text)
+            .map_err(|e| ServiceError(format!("the drop-in {} cannot be written: {e}", path.display())))?;
+        self.reload().await
+    }
+
+    async fn unblock(&self, role: Role) -> Result<(), ServiceError> {
+        for unit in self.candidates(role) {
+            let path = drop_in(&unit);
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(ServiceError(format!("{} cannot be removed: {e}", path.display()))),
+            }
+            // Others may have drop-ins there.
+            let _ = path.parent().map(fs::remove_dir);
+            self.reload().await?;
+        }
+        Ok(())
+    }
+}
+
+fn drop_in(unit: &str) -> PathBuf {
+    Path::new(UNITS).join(format!("{unit}.d")).join(DROP_IN)
+}
+
+fn write_drop_in(path: &Path, text: &str) -> io::Result<()> {
+    let dir = path.parent().ok_or_else(|| io::Error::other("a drop-in without a directory"))?;
+    fs::create_dir_all(dir)?;
+    fs::File::open(UNITS)?.sync_all()?;
+    write_durably(path, text.as_bytes())
+}
+
+/// A failed assertion says so to whoever starts the unit, where a condition would skip it in silence. Masking is no way:
+/// it has no effect on units below `/etc/systemd/system`.
+fn drop_in_text(while_exists: &Path, message: &str) -> String {
+    // A percent sign begins a specifier.
+    let plain = |text: &str| text.replace('%', "%%").replace('\n', " ");
+    format!(
+        "# Written by prexor-agent for a restore, and removed when that ends.\n[Unit]\nDescription={}\n\
+         AssertPathExists=!{}\n",
+        plain(message),
+        plain(&while_exists.display().to_string())
+    )
 }
 
 #[cfg(test)]
@@ -116,6 +192,15 @@ mod tests {
         ] {
             assert_eq!(parse_show(answer), state, "{answer}");
         }
+    }
+
+    #[test]
+    fn a_drop_in_names_the_marker_and_says_why() {
+        assert_eq!(
+            drop_in_text(Path::new("/var/lib/prexor-agent/hold"), "HELD at 100 %"),
+            "# Written by prexor-agent for a restore, and removed when that ends.\n[Unit]\n\
+             Description=HELD at 100 %%\nAssertPathExists=!/var/lib/prexor-agent/hold\n"
+        );
     }
 
     #[test]

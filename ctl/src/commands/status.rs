@@ -61,6 +61,8 @@ struct ServiceView {
     state: &'static str,
     start_command: Option<String>,
     problem: Option<String>,
+    /// The restore job that keeps it from starting.
+    held_for: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -209,6 +211,7 @@ impl From<&Service> for ServiceView {
             state: view::service_state(s.state()),
             start_command: view::some(&s.start_command),
             problem: view::some(&s.problem),
+            held_for: view::some(&s.held_for),
         }
     }
 }
