@@ -173,7 +173,7 @@ pub struct ReplacementView {
 pub struct StepView {
     /// From 1.
     pub number: u32,
-    /// `preflight`, `stage`, `prepare`, `swap`, `check` or `commit`.
+    /// `preflight`, `stage`, `prepare`, `hold`, `silence`, `swap`, `check`, `start`, `release` or `commit`.
     pub verb: String,
     /// Where.
     pub node: Option<String>,

@@ -3,10 +3,11 @@
 use prexor_format::id::NodeName;
 use prexor_proto::{
     agent::{
-        ApplyRequest, ApplyResponse, CaptureRequest, ControlServiceRequest, Fence, InspectRequest, ProbeRequest,
-        ProbeResponse, ServiceVerb, agent_service_client::AgentServiceClient, apply_response,
+        ApplyRequest, ApplyResponse, CaptureRequest, ControlServiceRequest, ControlServiceResponse, Fence,
+        InspectRequest, ProbeRequest, ProbeResponse, ServiceVerb, agent_service_client::AgentServiceClient,
+        apply_response,
     },
-    backup::{Node, Progress, ServiceRole, ServiceState},
+    backup::{Node, Progress, ServiceRole},
     convert::{BadWire, compression_to_wire, kind_to_wire},
 };
 use tonic::{Response, Status, Streaming, transport::Channel};
@@ -166,7 +167,7 @@ impl AgentClient {
         self.within(self.limits.answer, "probing", client.probe(request)).await
     }
 
-    /// Stops or starts a service and waits until it has; returns the state that it then is in.
+    /// Stops, starts, holds or releases a service and waits until that has happened; returns how it then is.
     ///
     /// # Errors
     /// When the agent does not answer, or the service does not obey.
@@ -175,11 +176,11 @@ impl AgentClient {
         fence: Fence,
         verb: ServiceVerb,
         role: ServiceRole,
-    ) -> Result<ServiceState, Error> {
+    ) -> Result<ControlServiceResponse, Error> {
         let mut client = self.client.clone();
         let request = ControlServiceRequest { fence: Some(fence), verb: verb as i32, role: role as i32 };
         let call = client.control_service(request);
-        Ok(self.within(self.limits.service, "moving a service", call).await?.state())
+        self.within(self.limits.service, "moving a service", call).await
     }
 
     /// Waits for an answer, but not for ever.

@@ -33,12 +33,14 @@ pub struct AgentLimits {
     pub sync: Duration,
     /// For a service to be stopped or started: above what a service manager itself waits.
     pub service: Duration,
+    /// For a controller that was started to say that it is ready.
+    pub ready: Duration,
 }
 
 impl Default for AgentLimits {
     fn default() -> Self {
         let s = Duration::from_secs;
-        Self { heartbeat: s(15), answer: s(20), stall: s(60), sync: s(600), service: s(300) }
+        Self { heartbeat: s(15), answer: s(20), stall: s(60), sync: s(600), service: s(300), ready: s(300) }
     }
 }
 
@@ -51,6 +53,7 @@ pub(super) struct RawAgents {
     stall: Option<SignedDuration>,
     sync: Option<SignedDuration>,
     service: Option<SignedDuration>,
+    ready: Option<SignedDuration>,
 }
 
 impl AgentLimits {
@@ -70,6 +73,7 @@ impl AgentLimits {
             stall: span("stall", raw.stall, default.stall, 2)?,
             sync: span("sync", raw.sync, default.sync, 2)?,
             service: span("service", raw.service, default.service, 2)?,
+            ready: span("ready", raw.ready, default.ready, 1)?,
         })
     }
 }

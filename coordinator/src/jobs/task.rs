@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prexor_format::{artifact::ArtifactKind, gzip::Level, id::BackupId};
 use prexor_proto::{
-    backup::{CreateBackupRequest, JobKind, JobResult, Plan, VerifyBackupRequest, job_result},
+    backup::{CreateBackupRequest, JobKind, JobResult, Plan, StepVerb, VerifyBackupRequest, job_result},
     convert::{compression_from_wire, compression_to_wire, kind_from_wire, scope_from_wire},
 };
 use prost::Message as _;
@@ -124,8 +124,12 @@ impl Task {
     }
 }
 
-/// What a plan replaces; `None` when it says something that this version does not know.
+/// What a plan replaces, or everything where it stops controllers: two jobs cannot both hold one, and a backup would be of
+/// a cluster in between. `None` when the plan says something that this version does not know.
 fn restored(plan: &Plan) -> Option<Scope> {
+    if plan.steps.iter().any(|step| step.verb() == StepVerb::Hold) {
+        return Some(Scope::everywhere(ArtifactKind::ALL));
+    }
     let mut claims = Vec::new();
     for replacement in &plan.replacements {
         let kind = kind_from_wire(replacement.kind).ok()?;
@@ -143,7 +147,10 @@ fn restored(plan: &Plan) -> Option<Scope> {
 
 #[cfg(test)]
 mod tests {
-    use prexor_proto::{backup::Replacement, convert::kind_to_wire};
+    use prexor_proto::{
+        backup::{Replacement, Step},
+        convert::kind_to_wire,
+    };
 
     use super::*;
 
@@ -164,6 +171,9 @@ mod tests {
         let database = restore(vec![replacement(ArtifactKind::Mongo, "h1")]);
         assert!(database.overlaps(&restore(vec![replacement(ArtifactKind::Mongo, "h2")])), "it is the same one");
         assert!(!files.overlaps(&Task::Verify("bk-2026-05-10-001".parse().unwrap()).scope()));
+        let step = Step { verb: StepVerb::Hold as i32, ..Step::default() };
+        let holding = Task::Restore(Box::new(Plan { steps: vec![step], ..Plan::default() })).scope();
+        assert!(holding.overlaps(&files) && holding.overlaps(&backup(vec![ArtifactKind::Valkey])));
         let unknown = Replacement { kind: 99, ..Replacement::default() };
         assert!(restore(vec![unknown]).overlaps(&backup(vec![ArtifactKind::Valkey])));
     }

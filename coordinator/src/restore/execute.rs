@@ -1,11 +1,17 @@
 //! Executes a plan: each step is journaled before it begins and after it has ended.
 //!
-//! Until the first commit every failure, cancellation or crash ends with everything as it was; from then on it ends with
-//! everything restored.
+//! Until the first commit every failure or cancellation ends with everything as it was and the controllers running that ran;
+//! from then on it ends with everything restored. After a crash of the coordinator what was checked whole goes on, and
+//! everything else is taken back. A controller is not let go of while what it would find is in between.
 
 use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, join_all},
 };
 
 use jiff::{SignedDuration, Timestamp};
@@ -20,8 +26,6 @@ use prexor_proto::{
     reason::Reason,
 };
 
-use tokio_util::sync::CancellationToken;
-
 use super::{plan::Options, plan_restore, read_manifest, refuse};
 use crate::{
     agents::{self, AgentClient},
@@ -31,23 +35,24 @@ use crate::{
     jobs::JobHandle,
 };
 
-/// How long to wait before an agent is asked again that could not take a unit back or commit it.
-const RETRY_EVERY: Duration = Duration::from_secs(2);
+mod back;
+mod controllers;
 
-/// How often a person is told that a host is still being waited for.
-const REMIND_EVERY: Duration = Duration::from_secs(60);
+use back::Must;
 
 struct Execution<'a> {
     ctx: &'a Context,
     job: &'a JobHandle,
     plan: &'a Plan,
     id: BackupId,
+    /// How long each step took that has ended.
+    durations: Mutex<Vec<StepResult>>,
 }
 
 impl<'a> Execution<'a> {
     fn new(ctx: &'a Context, job: &'a JobHandle, plan: &'a Plan) -> Result<Self, Error> {
         let id = plan.backup_id.parse().map_err(|e| Error::invalid(format!("{e}")))?;
-        Ok(Self { ctx, job, plan, id })
+        Ok(Self { ctx, job, plan, id, durations: Mutex::default() })
     }
 }
 
@@ -57,54 +62,71 @@ impl<'a> Execution<'a> {
 /// The first failure, after everything was taken back.
 pub async fn run(ctx: &Context, job: &JobHandle, plan: &Plan) -> Result<RestoreReport, Error> {
     let execution = Execution::new(ctx, job, plan)?;
-    let failed = match execution.up_to_commit().await {
-        Ok(mut durations) => return execution.commit(&mut durations).await,
-        Err(failed) => failed,
-    };
-    Err(execution.take_back(failed).await)
+    match execution.up_to_commit(|_| true).await {
+        Ok(()) => execution.commit().await,
+        Err(failed) => Err(execution.take_back(failed).await),
+    }
 }
 
-/// Ends a restore that was running when the coordinator died: finishes its commits when one had begun, takes everything
-/// back otherwise.
+/// Ends a restore that was running when the coordinator died: goes on where everything was checked already, takes
+/// everything back otherwise.
 ///
 /// # Errors
 /// `INTERRUPTED`, when everything was taken back.
 pub async fn recover(ctx: &Context, job: &JobHandle, plan: &Plan) -> Result<RestoreReport, Error> {
     let execution = Execution::new(ctx, job, plan)?;
     let journal = ctx.catalog.steps(job.id()).await?;
-    let begun: BTreeSet<u32> = journal.iter().map(|s| s.number).collect();
-    if plan.steps.iter().any(|s| s.verb() == StepVerb::Commit && begun.contains(&s.number)) {
+    let state = |step: &Step| journal.iter().find(|s| s.number == step.number).map(|s| s.state);
+    let of = |verb| plan.steps.iter().filter(move |s| s.verb() == verb);
+    if of(StepVerb::Commit).any(|s| state(s).is_some()) {
         job.message("the coordinator ended after everything was checked: finishing the commit").await;
-        return execution.commit(&mut Vec::new()).await;
+        return execution.commit().await;
+    }
+    let taken_back = journal.iter().any(|s| matches!(s.state, StepState::Failed | StepState::Reverted));
+    if !taken_back && of(StepVerb::Check).all(|s| state(s) == Some(StepState::Done)) {
+        job.message("the coordinator ended after everything was checked: going on").await;
+        let last = |verb| matches!(verb, StepVerb::Start | StepVerb::Release);
+        return match execution.up_to_commit(last).await {
+            Ok(()) => execution.commit().await,
+            Err(failed) => Err(execution.take_back(failed).await),
+        };
     }
     let interrupted = Error::new(Reason::Interrupted, "the coordinator ended while the restore ran");
     Err(execution.take_back(interrupted).await)
 }
 
 impl Execution<'_> {
-    async fn up_to_commit(&self) -> Result<Vec<StepResult>, Error> {
+    /// Takes those of the steps that come before the first commit. All controllers are stopped at once; of those that are
+    /// started the first one goes ahead: what keeps it from getting ready would keep the others too.
+    async fn up_to_commit(&self, which: fn(StepVerb) -> bool) -> Result<(), Error> {
         let manifest = read_manifest(self.ctx, &self.id).await?;
-        let mut durations = Vec::new();
-        for step in self.plan.steps.iter().filter(|s| s.verb() != StepVerb::Commit) {
+        let steps = self.plan.steps.iter().filter(|s| s.verb() != StepVerb::Commit && which(s.verb()));
+        for together in side_by_side(steps) {
             self.job.check_cancelled()?;
-            self.take(step, &mut durations, self.carry_out(step, &manifest)).await?;
+            let work: Vec<BoxFuture<'_, _>> =
+                together.into_iter().map(|step| self.take(step, self.carry_out(step, &manifest)).boxed()).collect();
+            all_of(join_all(work).await.into_iter().filter_map(Result::err)).map_or(Ok(()), Err)?;
         }
-        Ok(durations)
+        Ok(())
     }
 
     /// From here on there is no way back, so what fails is tried again until it works or somebody cancels the waiting.
     /// Whatever becomes of one artifact, the others are committed too.
-    async fn commit(&self, durations: &mut Vec<StepResult>) -> Result<RestoreReport, Error> {
+    async fn commit(&self) -> Result<RestoreReport, Error> {
         let patience = self.patience();
         let mut failed = Vec::new();
         for step in self.plan.steps.iter().filter(|s| s.verb() == StepVerb::Commit) {
             let (node, artifact_id) = place(step)?;
-            let meanwhile = "the old data is not removed yet";
-            let work = self.insist(&node, agents::Verb::Commit, artifact_id, meanwhile, &patience);
-            failed.extend(self.take(step, durations, work).await.err());
+            let meanwhile = format!("{artifact_id}: the old data is not removed yet");
+            let work = self.insist(&node, Must::Verb(agents::Verb::Commit, artifact_id), &meanwhile, &patience);
+            failed.extend(self.take(step, work).await.err());
         }
         match all_of(failed) {
-            None => Ok(RestoreReport { after: self.plan.after.clone(), steps: std::mem::take(durations) }),
+            None => {
+                let mut steps = std::mem::take(&mut *self.durations.lock().unwrap_or_else(PoisonError::into_inner));
+                steps.sort_by_key(|s| s.number);
+                Ok(RestoreReport { after: self.plan.after.clone(), steps })
+            }
             Some(e) => {
                 let message = format!("everything is restored and checked, but old data is not removed: {}", e.message);
                 Err(Error { message, ..e })
@@ -113,12 +135,7 @@ impl Execution<'_> {
     }
 
     /// Journals a step before and after its work, and tells those who watch.
-    async fn take(
-        &self,
-        step: &Step,
-        durations: &mut Vec<StepResult>,
-        work: impl Future<Output = Result<(), Error>>,
-    ) -> Result<(), Error> {
+    async fn take(&self, step: &Step, work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
         self.record(step, StepState::Started, "").await?;
         let begun = Instant::now();
         let done = work.await;
@@ -127,7 +144,8 @@ impl Execution<'_> {
             Err(e) => self.record(step, StepState::Failed, &e.message).await?,
         }
         let duration = SignedDuration::try_from(begun.elapsed()).unwrap_or(SignedDuration::MAX);
-        durations.push(StepResult { number: step.number, duration: Some(duration_to_wire(duration)) });
+        let result = StepResult { number: step.number, duration: Some(duration_to_wire(duration)) };
+        self.durations.lock().unwrap_or_else(PoisonError::into_inner).push(result);
         done
     }
 
@@ -142,6 +160,10 @@ impl Execution<'_> {
         let verb = match step.verb() {
             StepVerb::Preflight => return self.preflight().await,
             StepVerb::Stage => return self.stage(step, manifest).await,
+            StepVerb::Hold => return self.hold(&node_of(step)?).await,
+            StepVerb::Silence => return self.silence().await,
+            StepVerb::Start => return self.start(&node_of(step)?).await,
+            StepVerb::Release => return self.release(&node_of(step)?).await,
             StepVerb::Prepare => agents::Verb::Prepare,
             StepVerb::Swap => agents::Verb::Swap,
             StepVerb::Check => agents::Verb::Check,
@@ -211,107 +233,38 @@ impl Execution<'_> {
         }
     }
 
-    /// Takes every unit back that may have been begun, the last one first, and says in the error what came of it.
-    async fn take_back(&self, failed: Error) -> Error {
-        tracing::warn!(job = self.job.id(), error = %failed, "restore failed, taking it back");
-        match self.revert_units().await {
-            Ok(()) => {
-                let message = format!("{}; everything is as it was before", failed.message);
-                Error { message, ..failed }
-            }
-            Err(e) => {
-                let message = format!("{}; it could not be taken back: {}", failed.message, e.message);
-                Error { message, ..failed }
-            }
-        }
-    }
-
-    /// One unit that cannot be taken back does not keep the others from it.
-    async fn revert_units(&self) -> Result<(), Error> {
-        let patience = self.patience();
-        let journal = self.ctx.catalog.steps(self.job.id()).await?;
-        let begun: BTreeSet<u32> = journal.iter().map(|s| s.number).collect();
-        let done = journal.iter().filter(|s| matches!(s.state, StepState::Done | StepState::Reverted));
-        let staged: BTreeSet<u32> = done.map(|s| s.number).collect();
-        let mut failed = Vec::new();
-        for step in self.plan.steps.iter().filter(|s| s.verb() == StepVerb::Stage && begun.contains(&s.number)).rev() {
-            let (node, artifact_id) = place(step)?;
-            let meanwhile = "it is not taken back yet";
-            match self.insist(&node, agents::Verb::Revert, artifact_id, meanwhile, &patience).await {
-                Ok(()) => {}
-                // The agent never got as far as making the unit: there is nothing to take back.
-                Err(e) if e.reason == Reason::NotFound && !staged.contains(&step.number) => {}
-                Err(e) => {
-                    failed.push(e);
-                    continue;
-                }
-            }
-            let same = |s: &&Step| s.artifact_id == step.artifact_id && s.node == step.node;
-            for shown in self.plan.steps.iter().filter(same).filter(|s| begun.contains(&s.number)) {
-                if let Err(e) = self.record(shown, StepState::Reverted, "").await {
-                    tracing::error!(job = self.job.id(), step = shown.number, "a step's end cannot be journaled: {e}");
-                }
-            }
-        }
-        all_of(failed).map_or(Ok(()), Err)
-    }
-
-    /// Ends the waiting for hosts: the next cancellation, be it the first or the second.
-    fn patience(&self) -> CancellationToken {
-        if self.job.cancel().is_cancelled() { self.job.give_up().clone() } else { self.job.cancel().clone() }
-    }
-
-    /// Repeats a verb until it works: an agent that dies and comes back is waited for.
-    async fn insist(
-        &self,
-        node: &NodeName,
-        verb: agents::Verb,
-        artifact_id: &str,
-        meanwhile: &str,
-        patience: &CancellationToken,
-    ) -> Result<(), Error> {
-        let mut reminded: Option<Instant> = None;
-        loop {
-            let attempt = async {
-                let agent = self.agent(node).await?;
-                agent.verb(verb, self.job.fence(), artifact_id, |p| self.job.progress(p)).await
-            };
-            let error = match attempt.await {
-                Ok(_) => return Ok(()),
-                Err(e) if !may_pass(e.reason) => return Err(e.on(node.as_str())),
-                Err(e) => e,
-            };
-            if reminded.is_none_or(|at| at.elapsed() >= REMIND_EVERY) {
-                reminded = Some(Instant::now());
-                let text = format!("waiting for {node} ({}): {artifact_id}: {meanwhile}", error.message);
-                self.job.warning(text).await;
-            }
-            tokio::select! {
-                () = tokio::time::sleep(RETRY_EVERY) => {}
-                () = patience.cancelled() => return Err(error.on(node.as_str())),
-            }
-        }
-    }
-
     async fn agent(&self, node: &NodeName) -> Result<AgentClient, Error> {
         let record = self.ctx.catalog.node(node).await?;
         self.ctx.agents.connect(&record).await
     }
 }
 
-/// Several failures as one.
-fn all_of(failed: Vec<Error>) -> Option<Error> {
-    let messages: Vec<String> = failed.iter().map(|e| e.message.clone()).collect();
-    failed.into_iter().next().map(|first| Error { message: messages.join("; "), ..first })
+/// The steps in their order, those together that are taken side by side: controllers are stopped so, and started once the
+/// first one is ready.
+fn side_by_side<'a>(steps: impl Iterator<Item = &'a Step>) -> Vec<Vec<&'a Step>> {
+    let mut out: Vec<Vec<&Step>> = Vec::new();
+    let mut starts = 0;
+    for step in steps {
+        let verb = step.verb();
+        starts += u32::from(verb == StepVerb::Start);
+        let joins = verb == StepVerb::Hold || (verb == StepVerb::Start && starts > 2);
+        match out.last_mut().filter(|last| joins && last[0].verb() == verb) {
+            Some(last) => last.push(step),
+            None => out.push(vec![step]),
+        }
+    }
+    out
 }
 
-/// Whether the same call may work later: when a host is back, a disk has room again, a privilege is granted.
-fn may_pass(reason: Reason) -> bool {
-    use Reason::{AgentUnavailable, NoSpace, SourceDenied, SourceFailed, SourceUnavailable};
-    matches!(reason, AgentUnavailable | SourceUnavailable | SourceFailed | SourceDenied | NoSpace)
+/// Several failures as one.
+fn all_of(failed: impl IntoIterator<Item = Error>) -> Option<Error> {
+    failed.into_iter().reduce(|first, next| Error { message: format!("{}; {}", first.message, next.message), ..first })
 }
 
 fn place(step: &Step) -> Result<(NodeName, &str), Error> {
-    let node = step.node.parse().map_err(|e| Error::internal(format!("step {}: {e}", step.number)))?;
-    Ok((node, &step.artifact_id))
+    Ok((node_of(step)?, &step.artifact_id))
+}
+
+fn node_of(step: &Step) -> Result<NodeName, Error> {
+    step.node.parse().map_err(|e| Error::internal(format!("step {}: {e}", step.number)))
 }

@@ -28,6 +28,12 @@ pub struct NodeFacts {
     pub sources: Vec<SourceFacts>,
     /// The controller's service there.
     pub controller_service: ServiceFacts,
+    /// Why its agent cannot stop the controller and keep it from starting; `None` when it can.
+    pub cannot_hold: Option<String>,
+    /// A job that has ended and left the controller held.
+    pub held_for: Option<String>,
+    /// Seconds by which its clock is ahead of the coordinator's.
+    pub clock_ahead: i64,
     /// The controller that is configured there now.
     pub controller: Option<Controller>,
     /// Free bytes where the agent stages artifacts.
@@ -53,7 +59,10 @@ pub enum ServiceFacts {
     /// There is no such service.
     Absent,
     /// It runs.
-    Active,
+    Active {
+        /// As below.
+        start_command: String,
+    },
     /// It is stopped; a person starts it with this command.
     Inactive {
         /// `systemctl start prexorcloud-controller`
@@ -144,8 +153,12 @@ pub enum Verb {
     Preflight,
     Stage,
     Prepare,
+    Hold,
+    Silence,
     Swap,
     Check,
+    Start,
+    Release,
     Commit,
 }
 
@@ -205,10 +218,11 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
         selection: selection.clone(),
         accept_versions: options.accept_versions,
         replacements: placed.iter().map(|(artifact, node)| replacement(artifact, node, selection)).collect(),
-        steps: steps(&placed, selection),
+        steps: steps(&placed, nodes, selection),
         notes: [
             accepted.collect(),
             laws::notes(manifest, &selected, selection),
+            words::stop(nodes),
             placed.iter().flat_map(|(a, node)| words::way(a, node, selection)).collect(),
             missing,
         ]
@@ -281,28 +295,51 @@ fn stored_bytes(artifact: &Artifact, selection: &Selection) -> u64 {
     selection.files(artifact).iter().map(|f| f.size_bytes).sum()
 }
 
-/// Everything is staged and prepared, and so verified, on all hosts before anything live changes; databases first, as the
-/// guide has it.
-fn steps(placed: &[(&Artifact, &NodeFacts)], selection: &Selection) -> Vec<Step> {
-    let mut steps = vec![Step {
-        number: 1,
-        verb: Verb::Preflight,
-        node: None,
-        artifact_id: None,
-        title: "look at every host again".to_owned(),
-    }];
-    for verb in [Verb::Stage, Verb::Prepare, Verb::Swap, Verb::Check, Verb::Commit] {
-        for (artifact, node) in placed {
-            steps.push(Step {
-                number: steps.len() as u32 + 1,
-                verb,
-                node: Some(node.name.clone()),
-                artifact_id: Some(artifact.id.clone()),
-                title: words::title(verb, artifact, live(artifact, node, selection)),
-            });
-        }
+/// Everything is staged and prepared, and so verified, on all hosts while the controllers still run. Then they are stopped
+/// and held, all of them; databases are swapped first, as the guide has it; and those that ran are started again, the first
+/// one alone. What they find can be taken back until the commit, which comes last.
+fn steps(placed: &[(&Artifact, &NodeFacts)], nodes: &[NodeFacts], selection: &Selection) -> Vec<Step> {
+    let of_coordinator = |verb| (verb, None, None, words::of_all(verb).to_owned());
+    let of_artifacts = |verb| {
+        placed.iter().map(move |(artifact, node)| {
+            let title = words::title(verb, artifact, live(artifact, node, selection));
+            (verb, Some(node.name.clone()), Some(artifact.id.clone()), title)
+        })
+    };
+    let held: Vec<&NodeFacts> = nodes.iter().filter(|n| n.is_held()).collect();
+    let of_controllers = |verb, which: fn(&NodeFacts) -> bool| {
+        let nodes = held.iter().filter(move |n| which(n));
+        nodes.map(move |node| (verb, Some(node.name.clone()), None, words::of_all(verb).to_owned()))
+    };
+    let mut steps = vec![of_coordinator(Verb::Preflight)];
+    steps.extend(of_artifacts(Verb::Stage));
+    steps.extend(of_artifacts(Verb::Prepare));
+    if !held.is_empty() && !placed.is_empty() {
+        steps.extend(of_controllers(Verb::Hold, |_| true));
+        steps.push(of_coordinator(Verb::Silence));
     }
-    steps
+    steps.extend(of_artifacts(Verb::Swap));
+    steps.extend(of_artifacts(Verb::Check));
+    if !placed.is_empty() {
+        steps.extend(of_controllers(Verb::Start, NodeFacts::runs));
+        steps.extend(of_controllers(Verb::Release, |n| !n.runs()));
+    }
+    steps.extend(of_artifacts(Verb::Commit));
+    let numbered = steps.into_iter().zip(1..);
+    numbered.map(|((verb, node, artifact_id, title), number)| Step { number, verb, node, artifact_id, title }).collect()
+}
+
+impl NodeFacts {
+    /// Whether its controller runs.
+    fn runs(&self) -> bool {
+        matches!(self.controller_service, ServiceFacts::Active { .. })
+    }
+
+    /// Whether its controller is held during the restore.
+    fn is_held(&self) -> bool {
+        let there = matches!(self.controller_service, ServiceFacts::Active { .. } | ServiceFacts::Inactive { .. });
+        there && self.cannot_hold.is_none()
+    }
 }
 
 /// Whether Valkey's keys are replaced while it runs.

@@ -36,7 +36,11 @@ fn step(step: &Step) -> wire::Step {
         Verb::Stage => wire::StepVerb::Stage,
         Verb::Prepare => wire::StepVerb::Prepare,
         Verb::Swap => wire::StepVerb::Swap,
+        Verb::Hold => wire::StepVerb::Hold,
+        Verb::Silence => wire::StepVerb::Silence,
         Verb::Check => wire::StepVerb::Check,
+        Verb::Start => wire::StepVerb::Start,
+        Verb::Release => wire::StepVerb::Release,
         Verb::Commit => wire::StepVerb::Commit,
     };
     wire::Step {

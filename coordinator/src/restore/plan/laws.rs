@@ -26,35 +26,54 @@ const RDB_READERS: [(&str, u32, u32, u32); 6] = [
     ("valkey", 80, 9, 0),
 ];
 
-/// L14: nothing is restored under a controller that runs, or might.
+/// How far a host's clock may be from the coordinator's, in seconds: what is compared with times of several hosts, such as
+/// leases and the newest backup before a time, would be wrong.
+const CLOCK_MAY_DIFFER: i64 = 120;
+
+/// L14: nothing is restored under a controller that runs and cannot be held, or that might run; and the clocks.
 pub(super) fn of_the_cluster(nodes: &[NodeFacts]) -> Vec<Refusal> {
-    nodes
-        .iter()
-        .filter_map(|node| {
-            if let Some(why) = &node.unreachable {
-                let message = format!(
-                    "{} does not answer, so its controller may be running ({why}): bring its agent back, or take the \
-                     node out of the cluster",
-                    node.name
-                );
-                return Some(refusal("L14", message));
-            }
-            match &node.controller_service {
-                ServiceFacts::Absent | ServiceFacts::Inactive { .. } => None,
-                ServiceFacts::Active => Some(refusal(
-                    "L14",
-                    format!(
-                        "the controller on {} is running and would write into half-restored stores: stop it first \
-                         (sudo systemctl stop prexorcloud-controller)",
-                        node.name
-                    ),
-                )),
-                ServiceFacts::Unknown(why) => {
-                    Some(refusal("L14", format!("it is unknown whether the controller on {} runs: {why}", node.name)))
-                }
-            }
-        })
-        .collect()
+    nodes.iter().flat_map(of_the_node).collect()
+}
+
+fn of_the_node(node: &NodeFacts) -> Vec<Refusal> {
+    if let Some(why) = &node.unreachable {
+        let message = format!(
+            "{} does not answer, so its controller may be running ({why}): bring its agent back, or take the node out \
+             of the cluster",
+            node.name
+        );
+        return vec![refusal("L14", message)];
+    }
+    let mut out = Vec::new();
+    match (&node.controller_service, &node.cannot_hold) {
+        (ServiceFacts::Active { start_command }, Some(why)) => out.push(refusal(
+            "L14",
+            format!(
+                "the controller on {} is running and would write into half-restored stores, and its agent cannot stop it \
+                 and keep it so ({why}): stop it first (sudo {})",
+                node.name,
+                start_command.replacen("start", "stop", 1)
+            ),
+        )),
+        (ServiceFacts::Unknown(why), _) => {
+            out.push(refusal("L14", format!("it is unknown whether the controller on {} runs: {why}", node.name)));
+        }
+        (ServiceFacts::Absent | ServiceFacts::Inactive { .. } | ServiceFacts::Active { .. }, _) => {}
+    }
+    if let Some(job) = &node.held_for {
+        let message = format!(
+            "the controller on {} is still held for {job}, which has ended: look at `prexorctl job show {job}`, and end \
+             the hold with `prexor-agent release --local` as root on {}",
+            node.name, node.name
+        );
+        out.push(refusal("L14", message));
+    }
+    if node.clock_ahead.abs() > CLOCK_MAY_DIFFER {
+        let (by, way) = (node.clock_ahead.abs(), if node.clock_ahead > 0 { "ahead of" } else { "behind" });
+        let message = format!("the clock of {} is {by} s {way} the coordinator's: set it right first", node.name);
+        out.push(refusal("", message));
+    }
+    out
 }
 
 /// A selection that selects nothing, or only a part of what was asked for.

@@ -25,8 +25,42 @@ pub(super) fn title(verb: Verb, artifact: &Artifact, live: bool) -> String {
         (Verb::Prepare, ArtifactKind::Filesystem) => format!("unpack beside {root} and compare"),
         (Verb::Check, _) => format!("compare the live {} with the manifest", artifact.kind),
         (Verb::Commit, _) => format!("let go of the old {}", artifact.kind),
-        (Verb::Preflight, _) => String::new(),
+        (Verb::Preflight | Verb::Hold | Verb::Silence | Verb::Start | Verb::Release, _) => of_all(verb).to_owned(),
     }
+}
+
+/// The title of a step that has no artifact.
+pub(super) fn of_all(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Preflight => "look at every host again",
+        Verb::Hold => "stop the controller and keep it so",
+        Verb::Silence => "make sure that no controller is left that writes",
+        Verb::Start => "start the controller and wait until it is ready",
+        Verb::Release => "let the controller be started again",
+        Verb::Stage | Verb::Prepare | Verb::Swap | Verb::Check | Verb::Commit => "",
+    }
+}
+
+/// What becomes of the controllers meanwhile.
+pub(super) fn stop(nodes: &[NodeFacts]) -> Vec<String> {
+    let names = |which: fn(&NodeFacts) -> bool| {
+        let names: Vec<&str> = nodes.iter().filter(|n| n.is_held() && which(n)).map(|n| n.name.as_str()).collect();
+        names.join(", ")
+    };
+    let (running, stopped) = (names(NodeFacts::runs), names(|n| !n.runs()));
+    let mut out = Vec::new();
+    if !running.is_empty() {
+        out.push(format!(
+            "the controllers on {running} run until everything is prepared; then they are stopped, held, and started again \
+             when the restored data was checked: what they write after the backup is lost. Daemons are left alone"
+        ));
+    }
+    if !stopped.is_empty() {
+        out.push(format!(
+            "the controllers on {stopped} are stopped; nobody can start them before the restore has ended"
+        ));
+    }
+    out
 }
 
 /// What is to be known of the way that a restore of Valkey takes.
@@ -95,12 +129,23 @@ pub(super) fn incoming(artifact: &Artifact, selection: &Selection) -> String {
     }
 }
 
-/// The guide's last line, with the command that starts the controller where it was stopped.
+/// The guide's last line, with the command that starts the controller where it was stopped; and where it runs again.
 pub(super) fn after(nodes: &[NodeFacts]) -> String {
-    let command = nodes.iter().find_map(|n| match &n.controller_service {
-        ServiceFacts::Inactive { start_command } if !start_command.is_empty() => Some(start_command.as_str()),
+    let running: Vec<&str> = nodes.iter().filter(|n| n.runs()).map(|n| n.name.as_str()).collect();
+    let stopped = nodes.iter().filter_map(|n| match &n.controller_service {
+        ServiceFacts::Inactive { start_command } => Some((n.name.as_str(), start_command.as_str())),
         _ => None,
     });
+    let stopped: Vec<(&str, &str)> = stopped.collect();
+    let again = format!("The controllers on {} run again.", running.join(", "));
+    if stopped.is_empty() && !running.is_empty() {
+        return again;
+    }
+    let command = stopped.iter().map(|(_, command)| *command).find(|command| !command.is_empty());
     let command = command.unwrap_or("systemctl start prexorcloud-controller");
-    format!("Run `{command}` to bring the cluster back.")
+    if running.is_empty() {
+        return format!("Run `{command}` to bring the cluster back.");
+    }
+    let on: Vec<&str> = stopped.iter().map(|(name, _)| *name).collect();
+    format!("{again} Run `{command}` on {} to bring the rest of the cluster back.", on.join(", "))
 }

@@ -1,0 +1,171 @@
+//! The controllers during a restore: stopped and held, proved silent (law L14), released, started, waited for.
+//!
+//! Everything here may be repeated: an agent that finds its controller held, released or running already says so.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures::{FutureExt as _, future::join_all};
+use prexor_format::id::NodeName;
+use prexor_proto::{
+    agent::{ControlServiceResponse, ServiceVerb},
+    backup::{ServiceRole, ServiceState, Step, StepState, StepVerb},
+    reason::Reason,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Execution, Must, all_of, node_of};
+use crate::error::Error;
+
+/// How often a controller that was started is asked whether it is ready.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+impl Execution<'_> {
+    async fn control(&self, node: &NodeName, verb: ServiceVerb) -> Result<ControlServiceResponse, Error> {
+        let agent = self.agent(node).await?;
+        agent.control_service(self.job.fence(), verb, ServiceRole::Controller).await.map_err(|e| e.on(node.as_str()))
+    }
+
+    /// Stops the controller and keeps it so.
+    pub(super) async fn hold(&self, node: &NodeName) -> Result<(), Error> {
+        let answer = self.control(node, ServiceVerb::Hold).await?;
+        self.is_held(node, &answer)
+    }
+
+    fn is_held(&self, node: &NodeName, answer: &ControlServiceResponse) -> Result<(), Error> {
+        let why = match (answer.state(), answer.held_for.as_str()) {
+            (ServiceState::Inactive, job) if job == self.job.id() => return Ok(()),
+            (ServiceState::Inactive, "") => "somebody has released it".to_owned(),
+            (ServiceState::Inactive, other) => format!("it is held for {other}"),
+            (_, _) => "it runs".to_owned(),
+        };
+        let message = format!("the controller on {node} is not held for this restore any more: {why} (law L14)");
+        Err(Error::new(Reason::RestoreRefused, message).on(node.as_str()))
+    }
+
+    /// L14: every controller is stopped and held, and none answers from beside its unit.
+    pub(super) async fn silence(&self) -> Result<(), Error> {
+        let nodes = self.nodes_with(StepVerb::Hold)?;
+        let looks: Vec<_> = nodes.iter().map(|node| self.control(node, ServiceVerb::Look).boxed()).collect();
+        for (node, answer) in nodes.iter().zip(join_all(looks).await) {
+            let answer = answer?;
+            self.is_held(node, &answer)?;
+            if answer.ready {
+                let message = format!(
+                    "the controller's unit on {node} is stopped, and still its readiness URL answers: one runs beside the \
+                     unit; stop it (law L14)"
+                );
+                return Err(Error::new(Reason::RestoreRefused, message).on(node.as_str()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the hold of a controller; starts nothing.
+    pub(super) async fn release(&self, node: &NodeName) -> Result<(), Error> {
+        self.control(node, ServiceVerb::Release).await.map(drop)
+    }
+
+    /// Ends the hold of a controller that ran and starts it.
+    pub(super) async fn release_and_start(&self, node: &NodeName) -> Result<(), Error> {
+        self.release(node).await?;
+        self.control(node, ServiceVerb::Start).await.map(drop)
+    }
+
+    /// As [`Execution::release_and_start`], and waits until it is ready.
+    pub(super) async fn start(&self, node: &NodeName) -> Result<(), Error> {
+        self.release_and_start(node).await?;
+        let limit = self.ctx.config.agents.ready;
+        let deadline = Instant::now() + limit;
+        loop {
+            let answer = self.control(node, ServiceVerb::Look).await?;
+            if answer.ready && answer.state() == ServiceState::Active {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let why = if answer.state() == ServiceState::Active {
+                    answer.not_ready
+                } else {
+                    "its unit does not run".to_owned()
+                };
+                let message = format!(
+                    "the controller on {node} was started and is not ready after {} s: {why}; its log says more",
+                    limit.as_secs()
+                );
+                return Err(Error::new(Reason::SourceFailed, message).on(node.as_str()));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(ASK_EVERY) => {}
+                () = self.job.cancel().cancelled() => return Err(Error::cancelled()),
+            }
+        }
+    }
+
+    /// Before anything is taken back: a controller that was let go of already must not see it happen.
+    pub(super) async fn hold_again(&self) -> Result<(), Error> {
+        let begun = self.begun().await?;
+        let let_go = |s: &Step| matches!(s.verb(), StepVerb::Start | StepVerb::Release) && begun.contains(&s.number);
+        if !self.plan.steps.iter().any(let_go) {
+            return Ok(());
+        }
+        let (patience, nodes) = (self.patience(), self.nodes_with(StepVerb::Hold)?);
+        let meanwhile = "its controller must be stopped before anything is taken back";
+        let held: Vec<_> =
+            nodes.iter().map(|node| self.insist(node, Must::Hold, meanwhile, &patience).boxed()).collect();
+        all_of(join_all(held).await.into_iter().filter_map(Result::err)).map_or(Ok(()), Err)
+    }
+
+    /// After everything was taken back: ends the holds and starts the controllers that ran; returns where, if any did. One
+    /// that cannot be started keeps the others from nothing.
+    pub(super) async fn let_go(&self) -> Result<Option<String>, Error> {
+        let begun = self.begun().await?;
+        let ran = self.nodes_with(StepVerb::Start)?;
+        let patience = self.patience();
+        let mut ends = Vec::new();
+        for step in self.plan.steps.iter().filter(|s| s.verb() == StepVerb::Hold && begun.contains(&s.number)) {
+            let runs = ran.contains(&node_of(step)?);
+            ends.push(self.let_one_go(step, runs, &patience).boxed());
+        }
+        let (mut running, mut failed) = (Vec::new(), Vec::new());
+        for end in join_all(ends).await {
+            match end {
+                Ok(node) => running.extend(node),
+                Err(e) => failed.push(e),
+            }
+        }
+        match all_of(failed) {
+            Some(e) => Err(e),
+            None => Ok((!running.is_empty()).then(|| running.join(", "))),
+        }
+    }
+
+    async fn let_one_go(&self, step: &Step, runs: bool, patience: &CancellationToken) -> Result<Option<String>, Error> {
+        let node = node_of(step)?;
+        let must = if runs { Must::Start } else { Must::Release };
+        self.insist(&node, must, "its controller is still held", patience).await?;
+        self.record(step, StepState::Reverted, "").await?;
+        Ok(runs.then(|| node.to_string()))
+    }
+
+    /// For the message of a restore that could not be taken back.
+    pub(super) fn who_stays_held(&self) -> String {
+        let nodes: Vec<&str> =
+            self.plan.steps.iter().filter(|s| s.verb() == StepVerb::Hold).map(|s| s.node.as_str()).collect();
+        if nodes.is_empty() {
+            return String::new();
+        }
+        format!(
+            "; controllers that were stopped stay held (on {}): `prexor-agent release --local` there lets one go, which \
+             then finds data in between",
+            nodes.join(", ")
+        )
+    }
+
+    fn nodes_with(&self, verb: StepVerb) -> Result<Vec<NodeName>, Error> {
+        self.plan.steps.iter().filter(|s| s.verb() == verb).map(node_of).collect()
+    }
+
+    async fn begun(&self) -> Result<BTreeSet<u32>, Error> {
+        Ok(self.ctx.catalog.steps(self.job.id()).await?.iter().map(|s| s.number).collect())
+    }
+}
