@@ -136,9 +136,16 @@ fn node() -> NodeFacts {
             source(ArtifactKind::Filesystem, &[]),
         ],
         controller_service: ServiceFacts::Inactive { start_command: "systemctl start prexorcloud-controller".into() },
+        cannot_hold: None,
+        held_for: None,
+        clock_ahead: 0,
         controller: Some(controller("u1", "c1")),
         staging_free_bytes: 1 << 30,
     }
+}
+
+fn active() -> ServiceFacts {
+    ServiceFacts::Active { start_command: "systemctl start prexorcloud-controller".into() }
 }
 
 fn everything() -> Options {
@@ -178,15 +185,23 @@ fn equal_facts_give_an_equal_digest_and_decisions_change_it() {
     busier.sources[0].facts.insert(facts::DOCUMENTS.into(), "2".into());
     assert_eq!(digest(&[busier], &everything()), same, "what moves by itself does not count");
     let mut running = node();
-    running.controller_service = ServiceFacts::Active;
+    running.controller_service = active();
     assert_ne!(digest(&[running], &everything()), same);
     assert_ne!(digest(&[node()], &only(&[ArtifactKind::Mongo])), same);
 }
 
 #[test]
-fn a_controller_that_runs_or_might_run_is_refused() {
+fn a_controller_that_cannot_be_held_or_might_run_is_refused() {
     let m = manifest();
-    assert_eq!(laws(&refused(&m, &everything(), |n| n.controller_service = ServiceFacts::Active)), ["L14"]);
+    let running = |n: &mut NodeFacts| {
+        n.controller_service = active();
+        n.cannot_hold = Some("it is not root".into());
+    };
+    let plan_of_running = refused(&m, &everything(), running);
+    assert_eq!(laws(&plan_of_running), ["L14"]);
+    assert!(plan_of_running.refusals[0].message.contains("stop it first (sudo systemctl stop prexorcloud-controller)"));
+    let left_held = |n: &mut NodeFacts| n.held_for = Some("job-1".into());
+    assert_eq!(laws(&refused(&m, &everything(), left_held)), ["L14"]);
     let unknown = ServiceFacts::Unknown("systemctl is missing".into());
     assert_eq!(laws(&refused(&m, &everything(), |n| n.controller_service = unknown.clone())), ["L14"]);
     let mut silent = node();
@@ -194,6 +209,54 @@ fn a_controller_that_runs_or_might_run_is_refused() {
     silent.unreachable = Some("connection refused".into());
     silent.sources.clear();
     assert_eq!(laws(&plan(&m, &[node(), silent], &everything())), ["L14"]);
+}
+
+fn verbs_on(plan: &Plan) -> Vec<(Verb, &str)> {
+    let steps = plan.steps.iter().filter(|s| s.artifact_id.is_none() && s.verb != Verb::Preflight);
+    steps.map(|s| (s.verb, s.node.as_ref().map_or("", |n| n.as_str()))).collect()
+}
+
+#[test]
+fn all_controllers_are_held_and_those_that_ran_are_started() {
+    let mut nodes = ["h1", "h2", "h3", "h4"].map(|name| NodeFacts { name: name.parse().unwrap(), ..node() });
+    nodes[0].controller_service = active();
+    nodes[2].controller_service = active();
+    nodes[3].controller_service = ServiceFacts::Absent;
+    let p = plan(&manifest(), &nodes, &everything());
+    assert_eq!(p.refusals, []);
+    let expected = [
+        (Verb::Hold, "h1"),
+        (Verb::Hold, "h2"),
+        (Verb::Hold, "h3"),
+        (Verb::Silence, ""),
+        (Verb::Start, "h1"),
+        (Verb::Start, "h3"),
+        (Verb::Release, "h2"),
+    ];
+    assert_eq!(verbs_on(&p), expected);
+    let at = |verb| p.steps.iter().position(|s| s.verb == verb).unwrap();
+    let last = |verb| p.steps.iter().rposition(|s| s.verb == verb).unwrap();
+    assert!(last(Verb::Prepare) < at(Verb::Hold), "controllers run while everything is prepared");
+    assert!(last(Verb::Silence) < at(Verb::Swap) && last(Verb::Check) < at(Verb::Start));
+    assert!(last(Verb::Release) < at(Verb::Commit), "until then there is a way back");
+    let again = "The controllers on h1, h3 run again. Run `systemctl start prexorcloud-controller` on h2 to bring the rest \
+                 of the cluster back.";
+    assert_eq!(p.after, again);
+    assert!(p.notes.iter().any(|n| n.contains("the controllers on h1, h3 run until")), "{:?}", p.notes);
+    // Who cannot be held and is stopped anyway is left to the operator, as it always was.
+    nodes.iter_mut().for_each(|n| n.cannot_hold = Some("it is not root".into()));
+    nodes[0].controller_service = ServiceFacts::Absent;
+    nodes[2].controller_service = ServiceFacts::Absent;
+    let p = plan(&manifest(), &nodes, &everything());
+    assert_eq!((p.refusals.as_slice(), verbs_on(&p)), (&[][..], vec![]));
+}
+
+#[test]
+fn a_clock_that_is_off_is_refused() {
+    for (ahead, refusals) in [(600, 1), (-600, 1), (5, 0)] {
+        let p = refused(&manifest(), &everything(), |n| n.clock_ahead = ahead);
+        assert_eq!(p.refusals.len(), refusals, "{:?}", p.refusals);
+    }
 }
 
 #[test]
