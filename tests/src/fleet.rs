@@ -1,5 +1,5 @@
 //! The whole product on several hosts, each with a real systemd: our programs run from their units, the datastores from units of
-//! theirs, and a stand-in for PrexorCloud's controller that does nothing but run.
+//! theirs, and so does a stand-in for PrexorCloud's controller.
 
 use std::{
     fs,
@@ -20,6 +20,10 @@ use crate::{
     rig::{Host, Needs, Rack},
     servers::{PATIENCE, binaries, repository, wait_until},
 };
+
+mod controllers;
+
+pub use controllers::{CONTROLLER_YML, LEASE, LEASE_TOKEN, Logged, NOT_READY, UNIT, WRITES};
 
 const VALKEY_PASSWORD: &str = "valkey-secret";
 /// Where the controllers' files are.
@@ -70,6 +74,8 @@ impl Fleet {
         let fleet = Self { rack: Rack::up(hosts, &needs) };
         for host in fleet.rack.hosts() {
             install(host);
+            controllers::install(host, &fleet.replica_set_uri(), &fleet.valkey_uri());
+            host.exec(&["systemctl", "daemon-reload"]).ok();
         }
         fleet.start_datastores();
         fleet.fill();
@@ -191,6 +197,10 @@ impl Fleet {
         format!("mongodb://{}:27017/?directConnection=true", self.rack.host(1).address)
     }
 
+    fn replica_set_uri(&self) -> String {
+        format!("mongodb://{}:27017/?replicaSet=rs0", self.rack.host(1).address)
+    }
+
     fn valkey_uri(&self) -> String {
         format!("redis://:{VALKEY_PASSWORD}@{}:6379", self.rack.host(1).address)
     }
@@ -198,7 +208,7 @@ impl Fleet {
     fn site(&self) -> Site {
         Site {
             layout: Layout::Guide,
-            mongo_uri: format!("mongodb://{}:27017/?replicaSet=rs0", self.rack.host(1).address),
+            mongo_uri: self.replica_set_uri(),
             database: DATABASE.to_owned(),
             valkey_uri: Some(self.valkey_uri()),
         }
@@ -210,10 +220,8 @@ impl Fleet {
         if number == 1 {
             return dataset::write_controller_yml(&host.path(ROOT), &self.site()).expect("controller.yml");
         }
-        host.write(
-            &format!("{ROOT}/config/controller.yml"),
-            &format!("uuid: 00000000-0000-4000-8000-00000000000{number}\n"),
-        );
+        let uuid = format!("00000000-0000-4000-8000-00000000000{number}");
+        host.write(CONTROLLER_YML, &format!("uuid: {uuid}\ncluster:\n  id: {}\n", dataset::CLUSTER_ID));
     }
 
     fn start_datastores(&self) {
@@ -304,7 +312,7 @@ async fn answers(valkey: &str) {
     wait_until("Valkey to answer", PATIENCE, async || Resp::connect(valkey).await.is_ok()).await;
 }
 
-/// Our programs with their units, and a controller.
+/// Our programs with their units.
 fn install(host: &Host) {
     for name in ["prexor-coordinator", "prexor-agent", "prexorctl"] {
         let target = host.path("/usr/bin").join(name);
@@ -314,9 +322,6 @@ fn install(host: &Host) {
         let text = fs::read_to_string(repository().join(format!("deploy/systemd/{name}.service"))).expect("the unit");
         host.write(&format!("/usr/lib/systemd/system/{name}.service"), &text);
     }
-    let controller = "[Service]\nExecStart=/usr/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n";
-    host.write("/etc/systemd/system/prexorcloud-controller.service", controller);
-    host.exec(&["systemctl", "daemon-reload"]).ok();
 }
 
 /// A server that systemd starts again whatever ends it.

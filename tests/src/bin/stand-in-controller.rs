@@ -25,7 +25,7 @@ use mongodb::{
 use prexor_tests::{
     dataset::DATABASE,
     fleet::{CONTROLLER_YML, LEASE, LEASE_TOKEN, NOT_READY, WRITES},
-    resp::Resp,
+    resp::{Reply, Resp},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -70,7 +70,7 @@ async fn control() -> Result<()> {
     let writes = database.collection::<Document>(WRITES);
     for seq in 0_i64.. {
         let holder = valkey.call(&["SET", LEASE, &mine, "NX", "GET", "PX", LEASE_MILLIS]).await?;
-        let leads = matches!(&holder, prexor_tests::resp::Reply::Nil) || holder.clone().bytes() == mine.as_bytes();
+        let leads = holder == Reply::Bulk(None) || holder.bytes() == mine.as_bytes();
         if leads {
             valkey.call(&["PEXPIRE", LEASE, LEASE_MILLIS]).await?;
         }
