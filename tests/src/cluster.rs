@@ -19,6 +19,7 @@ use crate::{
     servers::{self, Mongod, PATIENCE, Valkey, free_port, wait_until},
 };
 
+mod controller;
 mod identity;
 
 /// A running cluster. Its processes end when it is dropped.
@@ -34,6 +35,8 @@ pub struct Cluster {
     api_port: u16,
     enrolment_port: u16,
     agent_port: u16,
+    /// Where the controller would say that it is ready.
+    ready_port: u16,
     /// Between coordinator and agent, where the test asked for one.
     proxy: Option<Proxy>,
     /// Environment of the coordinator.
@@ -176,6 +179,7 @@ impl Cluster {
             agent: None,
             api_port: free_port(),
             enrolment_port: free_port(),
+            ready_port: free_port(),
             agent_port,
             proxy: setup.proxied.then(|| Proxy::start(agent_port)),
             env: setup.env,
@@ -374,12 +378,6 @@ impl Cluster {
         servers::kill_now(self.agent.take().expect("the agent runs"));
     }
 
-    /// Lets the stand-in controller service count as running, or as stopped.
-    pub fn set_controller_running(&self, running: bool) {
-        let flag = self.dir().join("controller-runs");
-        if running { fs::write(flag, "").expect("a flag") } else { fs::remove_file(flag).expect("a flag") }
-    }
-
     /// What a program of ours logged.
     pub fn log(&self, name: &str) -> String {
         fs::read_to_string(self.dir().join(format!("{name}.log"))).unwrap_or_default()
@@ -439,8 +437,9 @@ impl Cluster {
         let dir = self.dir().display();
         let flag = format!("{dir}/controller-runs");
         let mut services = format!(
-            "services:\n  manager: hooks\n  controller:\n    hooks:\n      state: [/bin/sh, -c, 'test -e {flag} || exit 3']\n      \
-             stop: [rm, '{flag}']\n      start: [touch, '{flag}']\n"
+            "services:\n  manager: hooks\n  controller:\n    ready_url: http://127.0.0.1:{}/ready\n    hooks:\n      state: [/bin/sh, -c, 'test -e {flag} || exit 3']\n      \
+             stop: [rm, '{flag}']\n      start: [touch, '{flag}']\n",
+            self.ready_port
         );
         if let Some(v) = &self.valkey {
             services.push_str(&format!(

@@ -216,21 +216,30 @@ async fn two_creates_at_once_do_not_disturb_each_other() {
     }
 }
 
+/// Hooks in place of systemd: the suite `ha` has that.
 #[tokio::test]
-async fn a_restore_is_refused_under_a_running_controller() {
+async fn a_running_controller_is_stopped_for_a_restore_and_started_again() {
     let cluster = Cluster::start().await;
     let id = cluster.backup();
     let before = cluster.snapshot().await;
     cluster.set_controller_running(true);
-    let dry = cluster.ctl(&["restore", &id, "--dry-run"]);
-    assert!((dry.out.clone() + &dry.err).contains("L14"), "{dry:?}");
-    let said = cluster.ctl(&["restore", &id, "--yes"]).failed(3);
-    assert!(said.err.contains("stop"), "{}", said.err);
-    assert_eq!(before.differences(&cluster.snapshot().await), [] as [String; 0]);
-    cluster.set_controller_running(false);
+    let dry = cluster.ctl(&["restore", &id, "--dry-run"]).ok();
+    assert!(dry.out.contains("stopped, held, and started again"), "{dry:?}");
+    assert!(cluster.controller_runs());
     // Nobody is there to ask.
     cluster.ctl(&["restore", &id]).failed(2);
-    cluster.ctl(&["restore", &id, "--yes"]).ok();
+    let held = cluster.dir().join("agent/hold");
+    let restore = cluster.ctl_spawn(&["restore", &id, "--yes"]);
+    wait_until("the controller to be held", PATIENCE, async || held.exists()).await;
+    let ready = cluster.answer_readiness().await;
+    assert!(said(restore).ok().out.contains("run again."), "the last line says so");
+    assert!(cluster.controller_runs() && !held.exists());
+    ready.abort();
     let expected = before.restored_over(&before);
     assert_eq!(expected.differences(&cluster.snapshot().await), [] as [String; 0]);
+    // Stopped, it is left so.
+    cluster.set_controller_running(false);
+    let said = cluster.ctl(&["restore", &id, "--yes"]).ok();
+    assert!(said.out.contains("to bring the cluster back."), "{said:?}");
+    assert!(!cluster.controller_runs() && !held.exists());
 }

@@ -49,7 +49,9 @@ fn one_command_restores_a_wrecked_cluster(fleet: &Fleet) {
     let after = said["after"].as_str().expect("what is left to do");
     assert_eq!(
         after,
-        format!("The controllers on h1, h2 run again. Run `systemctl start {UNIT}` on h3 to bring the rest of the cluster back.")
+        format!(
+            "The controllers on h1, h2 run again. Run `systemctl start {UNIT}` on h3 to bring the rest of the cluster back."
+        )
     );
     fleet.start_controllers(&[3]);
     fleet.stop_controllers(&[3]);
