@@ -217,7 +217,7 @@ async fn two_creates_at_once_do_not_disturb_each_other() {
 }
 
 /// Hooks in place of systemd: the suite `ha` has that.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_controller_is_stopped_for_a_restore_and_started_again() {
     let cluster = Cluster::start().await;
     let id = cluster.backup();
