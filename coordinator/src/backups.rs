@@ -140,6 +140,7 @@ pub fn describe(store: &Store, manifest: &Manifest) -> Backup {
         nodes: manifest.hosts.iter().map(|h| h.node.to_string()).collect(),
         problem: String::new(),
         verified_at: None,
+        safety_of: manifest.safety_of.clone().unwrap_or_default(),
     }
 }
 
@@ -183,20 +184,36 @@ pub async fn list(ctx: &Context, after: Option<(i64, &str)>, limit: u32) -> Resu
     ctx.catalog.backups(after, limit).await
 }
 
-/// The newest complete backup, or the newest that was completed before this time.
+/// The newest complete backup, or the newest that was completed before this time; what restores saved of the state before
+/// them is passed over.
 ///
 /// # Errors
 /// When the store or the catalog cannot be used.
 pub async fn latest(ctx: &Context, before: Option<Timestamp>) -> Result<Option<Backup>, Error> {
-    const PAGE: u32 = 100;
     let limit = before.map(time_to_wire);
-    let fits = |b: &Backup| {
+    first(ctx, |b| {
         let completed = b.completed_at.map(|t| (t.seconds, t.nanos));
-        b.state() == BackupState::Complete && limit.is_none_or(|l| completed < Some((l.seconds, l.nanos)))
-    };
+        b.state() == BackupState::Complete
+            && b.safety_of.is_empty()
+            && limit.is_none_or(|l| completed < Some((l.seconds, l.nanos)))
+    })
+    .await
+}
+
+/// The backup of the state before a restore, if that made one.
+///
+/// # Errors
+/// When the store or the catalog cannot be used.
+pub async fn safety_of(ctx: &Context, job: &str) -> Result<Option<Backup>, Error> {
+    first(ctx, |b| b.safety_of == job).await
+}
+
+/// The newest backup that fits.
+async fn first(ctx: &Context, fits: impl Fn(&Backup) -> bool) -> Result<Option<Backup>, Error> {
+    const PAGE: u32 = 100;
     let mut page = list(ctx, None, PAGE).await?;
     while let Some(last) = page.last().map(|b| (b.order.as_millisecond(), b.id.to_string())) {
-        if let Some(found) = page.into_iter().map(|b| b.backup).find(fits) {
+        if let Some(found) = page.into_iter().map(|b| b.backup).find(&fits) {
             return Ok(Some(found));
         }
         page = list(ctx, Some((last.0, &last.1)), PAGE).await?;

@@ -182,6 +182,7 @@ impl Import {
             format_version: FORMAT_VERSION,
             id: self.id.clone(),
             cluster: self.ctx.config.cluster.clone(),
+            safety_of: None,
             description: self.description.clone(),
             scope: vec![ArtifactKind::Mongo],
             started_at: self.started_at,

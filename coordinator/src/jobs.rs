@@ -32,6 +32,7 @@ mod recover;
 mod task;
 mod verify;
 
+pub use backup::safety;
 pub use handle::JobHandle;
 pub use queue::say_what_they_wait_for;
 pub use recover::recover;

@@ -9,7 +9,7 @@ use prexor_format::{id::BackupId, manifest::Manifest};
 use prexor_proto::reason::Reason;
 
 pub use execute::{recover, run};
-pub use wire::plan as plan_to_wire;
+pub use wire::{plan as plan_to_wire, safety_from_wire};
 
 use crate::{context::Context, error::Error};
 use plan::{Options, Plan};

@@ -151,8 +151,14 @@ pub enum BackupVerb {
     Controllers must be stopped first. A dry run that finds reasons to refuse exits with 3.")]
 pub struct RestoreArgs {
     /// The backup, or `latest`
-    #[arg(value_name = "ID|latest")]
-    pub target: Target,
+    #[arg(value_name = "ID|latest", required_unless_present = "undo")]
+    pub target: Option<Target>,
+    /// Bring back the state before this restore, from what it saved
+    #[arg(long, value_name = "JOB", conflicts_with_all = ["target", "before"])]
+    pub undo: Option<String>,
+    /// When to save what is replaced, as a backup that --undo restores
+    #[arg(long, value_name = "WHEN", default_value = "after-stop")]
+    pub safety: Safety,
     /// With `latest`: the newest one that was completed before this time (UTC)
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub before: Option<Timestamp>,
@@ -205,6 +211,17 @@ pub struct PartArgs {
     /// Valkey keys that match, as in SCAN MATCH: `prexor:v1:platform:chat:*`
     #[arg(long, value_name = "PATTERN")]
     pub keys: Vec<String>,
+}
+
+/// When a restore saves what it replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Safety {
+    /// Once the controllers are stopped: nothing is lost, and they stay stopped for longer.
+    AfterStop,
+    /// While they run: what they write from then on is lost.
+    BeforeStop,
+    /// Never: the restore cannot be undone.
+    None,
 }
 
 /// How hard to compress; all are gzip.

@@ -115,6 +115,8 @@ pub struct CheckView {
 pub struct RestoreView {
     /// What is left to do for a person.
     pub after: Option<String>,
+    /// With the state of before; `restore --undo` restores it.
+    pub safety_backup: Option<String>,
     /// The steps by number.
     pub steps: Vec<StepTimeView>,
 }
@@ -173,7 +175,7 @@ pub struct ReplacementView {
 pub struct StepView {
     /// From 1.
     pub number: u32,
-    /// `preflight`, `stage`, `prepare`, `hold`, `silence`, `swap`, `check`, `start`, `release` or `commit`.
+    /// `preflight`, `stage`, `prepare`, `hold`, `silence`, `safety`, `swap`, `check`, `start`, `release` or `commit`.
     pub verb: String,
     /// Where.
     pub node: Option<String>,
@@ -330,7 +332,7 @@ impl From<&wire::RestoreReport> for RestoreView {
         let seconds =
             |s: &wire::StepResult| s.duration.as_ref().map_or(0.0, |d| convert::duration_from_wire(d).as_secs_f64());
         let steps = r.steps.iter().map(|s| StepTimeView { number: s.number, seconds: seconds(s) }).collect();
-        Self { after: some(&r.after), steps }
+        Self { after: some(&r.after), safety_backup: some(&r.safety_backup), steps }
     }
 }
 

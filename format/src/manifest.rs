@@ -38,6 +38,9 @@ pub struct Manifest {
     /// What the operator said at creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// The restore job that saved the live state here before it replaced it (law L24).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub safety_of: Option<String>,
     /// The kinds that were asked for, in the order of [`ArtifactKind::ALL`].
     pub scope: Vec<ArtifactKind>,
     /// When the job started.

@@ -111,7 +111,7 @@ impl Bench<'_> {
     /// Times `prexorctl restore ID --yes`, and returns the seconds of its steps by their verbs.
     async fn restore(&mut self, scope: &'static str, name: &'static str, id: &str) -> Result<BTreeMap<String, f64>> {
         let mut steps = BTreeMap::new();
-        let command = self.cluster.ctl_command(&["restore", id, "--yes", "--json"]);
+        let command = self.cluster.ctl_command(&["restore", id, "--safety", "none", "--yes", "--json"]);
         let said: serde_json::Value = serde_json::from_slice(&self.timed(scope, name, floors::output(command)).await?)?;
         for step in said["steps"].as_array().into_iter().flatten() {
             if let (Some(verb), Some(seconds)) = (step["verb"].as_str(), step["seconds"].as_f64()) {

@@ -63,6 +63,7 @@ fn one_command_restores_a_wrecked_cluster(fleet: &Fleet) {
         assert_eq!((seqs.first(), seqs.last()), (Some(&0), Some(&last)), "{controller} {token}");
     }
     let expected = before.at_rest().restored_over(&live.at_rest());
+    assert!(said["safety_backup"].as_str().is_some_and(|id| fleet.nodes_of(id) == ["h1", "h2", "h3"]), "{said:#}");
     assert_eq!(expected.differences(&fleet.snapshot().at_rest()), NOTHING);
 }
 

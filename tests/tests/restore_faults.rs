@@ -124,6 +124,7 @@ async fn a_valkey_that_does_not_start_takes_everything_back() {
     assert!(said.out.contains("RestoreExecutor: drop+restore mongo... OK"), "{}", said.out);
     assert!(said.out.contains("RestoreExecutor: replace valkey RDB... FAILED"), "{}", said.out);
     is_as(&cluster, &live).await;
+    assert_eq!(cluster.backups().len(), 1, "what was saved before it is live again");
     cluster.ctl(&["restore", &id, "--yes"]).ok();
     is_as(&cluster, &backed_up).await;
 }

@@ -54,7 +54,9 @@ async fn plan(ctx: &Context, request: &PlanRestoreRequest) -> Result<restore::pl
     let scope = scope_from_wire(&request.scope).map_err(bad_wire)?;
     let selection = selection_from_wire(request.selection.as_ref());
     let selection = selection.checked().map_err(|e| Error::invalid(e.to_string()))?;
-    restore::plan_restore(ctx, &id, &Options { scope, selection, accept_versions: request.accept_versions }).await
+    let safety = restore::safety_from_wire(request.safety());
+    let options = Options { scope, selection, accept_versions: request.accept_versions, safety };
+    restore::plan_restore(ctx, &id, &options).await
 }
 
 async fn resolve(ctx: &Context, request: &PlanRestoreRequest) -> Result<BackupId, Error> {

@@ -113,7 +113,9 @@ impl Task {
     pub(super) async fn run(self, ctx: &Arc<Context>, job: &JobHandle) -> Outcome {
         match self {
             Self::Backup { description, scope, compression } => {
-                backup::run(ctx, job, description, &scope, compression).await.into()
+                backup::run(ctx, job, backup::Order { description, scope, compression, ..Default::default() })
+                    .await
+                    .into()
             }
             Self::Verify(id) => verify::run(ctx, job, &id).await,
             Self::Restore(plan) => {

@@ -5,7 +5,8 @@
 //! everything else is taken back. A controller is not let go of while what it would find is in between.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
@@ -16,12 +17,13 @@ use futures::{
 
 use jiff::{SignedDuration, Timestamp};
 use prexor_format::{
+    artifact::ArtifactKind,
     id::{BackupId, NodeName},
     manifest::{Artifact, Manifest},
     selection::Selection,
 };
 use prexor_proto::{
-    backup::{Plan, Replacement, RestoreReport, Step, StepResult, StepState, StepVerb},
+    backup::{Backup, Plan, Replacement, RestoreReport, Step, StepResult, StepState, StepVerb},
     convert::{duration_to_wire, kind_from_wire, selection_from_wire},
     reason::Reason,
 };
@@ -29,10 +31,11 @@ use prexor_proto::{
 use super::{plan::Options, plan_restore, read_manifest, refuse};
 use crate::{
     agents::{self, AgentClient},
+    backups,
     catalog::StepRecord,
     context::Context,
     error::Error,
-    jobs::JobHandle,
+    jobs::{self, JobHandle},
 };
 
 mod back;
@@ -41,7 +44,7 @@ mod controllers;
 use back::Must;
 
 struct Execution<'a> {
-    ctx: &'a Context,
+    ctx: &'a Arc<Context>,
     job: &'a JobHandle,
     plan: &'a Plan,
     id: BackupId,
@@ -50,7 +53,7 @@ struct Execution<'a> {
 }
 
 impl<'a> Execution<'a> {
-    fn new(ctx: &'a Context, job: &'a JobHandle, plan: &'a Plan) -> Result<Self, Error> {
+    fn new(ctx: &'a Arc<Context>, job: &'a JobHandle, plan: &'a Plan) -> Result<Self, Error> {
         let id = plan.backup_id.parse().map_err(|e| Error::invalid(format!("{e}")))?;
         Ok(Self { ctx, job, plan, id, durations: Mutex::default() })
     }
@@ -60,7 +63,7 @@ impl<'a> Execution<'a> {
 ///
 /// # Errors
 /// The first failure, after everything was taken back.
-pub async fn run(ctx: &Context, job: &JobHandle, plan: &Plan) -> Result<RestoreReport, Error> {
+pub async fn run(ctx: &Arc<Context>, job: &JobHandle, plan: &Plan) -> Result<RestoreReport, Error> {
     let execution = Execution::new(ctx, job, plan)?;
     match execution.up_to_commit(|_| true).await {
         Ok(()) => execution.commit().await,
@@ -73,7 +76,7 @@ pub async fn run(ctx: &Context, job: &JobHandle, plan: &Plan) -> Result<RestoreR
 ///
 /// # Errors
 /// `INTERRUPTED`, when everything was taken back.
-pub async fn recover(ctx: &Context, job: &JobHandle, plan: &Plan) -> Result<RestoreReport, Error> {
+pub async fn recover(ctx: &Arc<Context>, job: &JobHandle, plan: &Plan) -> Result<RestoreReport, Error> {
     let execution = Execution::new(ctx, job, plan)?;
     let journal = ctx.catalog.steps(job.id()).await?;
     let state = |step: &Step| journal.iter().find(|s| s.number == step.number).map(|s| s.state);
@@ -125,7 +128,8 @@ impl Execution<'_> {
             None => {
                 let mut steps = std::mem::take(&mut *self.durations.lock().unwrap_or_else(PoisonError::into_inner));
                 steps.sort_by_key(|s| s.number);
-                Ok(RestoreReport { after: self.plan.after.clone(), steps })
+                let safety_backup = self.saved().await.map(|b| b.id).unwrap_or_default();
+                Ok(RestoreReport { after: self.plan.after.clone(), steps, safety_backup })
             }
             Some(e) => {
                 let message = format!("everything is restored and checked, but old data is not removed: {}", e.message);
@@ -162,6 +166,7 @@ impl Execution<'_> {
             StepVerb::Stage => return self.stage(step, manifest).await,
             StepVerb::Hold => return self.hold(&node_of(step)?).await,
             StepVerb::Silence => return self.silence().await,
+            StepVerb::Safety => return self.save_live().await,
             StepVerb::Start => return self.start(&node_of(step)?).await,
             StepVerb::Release => return self.release(&node_of(step)?).await,
             StepVerb::Prepare => agents::Verb::Prepare,
@@ -191,10 +196,12 @@ impl Execution<'_> {
 
     /// The plan was computed before it was the job's turn, which may be long ago: what it says must still hold now.
     async fn preflight(&self) -> Result<(), Error> {
-        let kinds = self.plan.replacements.iter().map(|r| kind_from_wire(r.kind));
-        let scope = kinds.collect::<Result<_, _>>().map_err(|e| Error::internal(e.to_string()))?;
-        let accept_versions = self.plan.accept_versions;
-        let options = Options { scope, selection: self.selection(), accept_versions };
+        let options = Options {
+            scope: self.kinds()?,
+            selection: self.selection(),
+            accept_versions: self.plan.accept_versions,
+            safety: super::safety_from_wire(self.plan.safety()),
+        };
         let now = plan_restore(self.ctx, &self.id, &options).await?;
         refuse(&now)?;
         // How much lives there now may move while nobody acts; what is replaced, by what and how may not.
@@ -209,6 +216,36 @@ impl Execution<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// What is replaced.
+    fn kinds(&self) -> Result<Vec<ArtifactKind>, Error> {
+        let kinds = self.plan.replacements.iter().map(|r| kind_from_wire(r.kind));
+        let kinds = kinds.collect::<Result<BTreeSet<_>, _>>().map_err(|e| Error::internal(e.to_string()))?;
+        Ok(kinds.into_iter().collect())
+    }
+
+    /// L24: the way back that is there when everything is committed.
+    async fn save_live(&self) -> Result<(), Error> {
+        let saved = jobs::safety(self.ctx, self.job, self.kinds()?, &self.id).await.map_err(|e| {
+            let message = format!(
+                "the live state cannot be saved, which --safety none would do without (and without a way to undo the restore): {}",
+                e.message
+            );
+            if e.reason == Reason::Cancelled { e } else { Error { message, ..e } }
+        })?;
+        if let Some(backup) = saved {
+            self.job.message(format!("the state before this restore is saved as {}", backup.id)).await;
+        }
+        Ok(())
+    }
+
+    /// What this restore has saved of the state before it.
+    async fn saved(&self) -> Option<Backup> {
+        let saved = backups::safety_of(self.ctx, self.job.id()).await;
+        saved
+            .inspect_err(|e| tracing::error!(job = self.job.id(), "its safety backup cannot be looked up: {e}"))
+            .ok()?
     }
 
     fn selection(&self) -> Selection {

@@ -81,6 +81,21 @@ pub struct Options {
     pub selection: Selection,
     /// Whether servers and controllers may have other versions than the backup's (law L19).
     pub accept_versions: bool,
+    /// When the live state is saved.
+    pub safety: Safety,
+}
+
+/// When the live state is saved as a backup of its own, so that the restore can be undone (law L24).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Safety {
+    /// Once the controllers are stopped.
+    #[default]
+    AfterStop,
+    /// While they run.
+    BeforeStop,
+    /// Never.
+    None,
 }
 
 /// What a restore will do.
@@ -92,6 +107,8 @@ pub struct Plan {
     pub selection: Selection,
     /// Whether other versions were accepted; which, is among the notes.
     pub accept_versions: bool,
+    /// When the live state is saved.
+    pub safety: Safety,
     /// What is exchanged for what.
     pub replacements: Vec<Replacement>,
     /// What is done, in this order.
@@ -155,6 +172,7 @@ pub enum Verb {
     Prepare,
     Hold,
     Silence,
+    Safety,
     Swap,
     Check,
     Start,
@@ -217,12 +235,14 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
         backup_id: manifest.id.clone(),
         selection: selection.clone(),
         accept_versions: options.accept_versions,
+        safety: options.safety,
         replacements: placed.iter().map(|(artifact, node)| replacement(artifact, node, selection)).collect(),
-        steps: steps(&placed, nodes, selection),
+        steps: steps(&placed, nodes, options),
         notes: [
             accepted.collect(),
             laws::notes(manifest, &selected, selection),
             words::stop(nodes),
+            words::safety(options.safety, &placed, nodes),
             placed.iter().flat_map(|(a, node)| words::way(a, node, selection)).collect(),
             missing,
         ]
@@ -296,9 +316,10 @@ fn stored_bytes(artifact: &Artifact, selection: &Selection) -> u64 {
 }
 
 /// Everything is staged and prepared, and so verified, on all hosts while the controllers still run. Then they are stopped
-/// and held, all of them; databases are swapped first, as the guide has it; and those that ran are started again, the first
+/// and held, all of them, and what they leave is saved; databases are swapped first, as the guide has it; and those that ran are started again, the first
 /// one alone. What they find can be taken back until the commit, which comes last.
-fn steps(placed: &[(&Artifact, &NodeFacts)], nodes: &[NodeFacts], selection: &Selection) -> Vec<Step> {
+fn steps(placed: &[(&Artifact, &NodeFacts)], nodes: &[NodeFacts], options: &Options) -> Vec<Step> {
+    let selection = &options.selection;
     let of_coordinator = |verb| (verb, None, None, words::of_all(verb).to_owned());
     let of_artifacts = |verb| {
         placed.iter().map(move |(artifact, node)| {
@@ -314,10 +335,13 @@ fn steps(placed: &[(&Artifact, &NodeFacts)], nodes: &[NodeFacts], selection: &Se
     let mut steps = vec![of_coordinator(Verb::Preflight)];
     steps.extend(of_artifacts(Verb::Stage));
     steps.extend(of_artifacts(Verb::Prepare));
+    let saved = |when| (options.safety == when && !placed.is_empty()).then(|| of_coordinator(Verb::Safety));
+    steps.extend(saved(Safety::BeforeStop));
     if !held.is_empty() && !placed.is_empty() {
         steps.extend(of_controllers(Verb::Hold, |_| true));
         steps.push(of_coordinator(Verb::Silence));
     }
+    steps.extend(saved(Safety::AfterStop));
     steps.extend(of_artifacts(Verb::Swap));
     steps.extend(of_artifacts(Verb::Check));
     if !placed.is_empty() {

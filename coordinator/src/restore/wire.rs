@@ -7,7 +7,7 @@ use prexor_proto::{
 
 use prexor_format::selection::Selection;
 
-use super::plan::{Plan, Replacement, Step, Verb};
+use super::plan::{Plan, Replacement, Safety, Step, Verb};
 
 /// The plan on the wire, digest included.
 pub fn plan(plan: &Plan) -> wire::Plan {
@@ -24,8 +24,26 @@ pub fn plan(plan: &Plan) -> wire::Plan {
             .collect(),
         after: plan.after.clone(),
         accept_versions: plan.accept_versions,
+        safety: safety_to_wire(plan.safety).into(),
         corrections: plan.corrections.clone(),
         selection: (plan.selection != Selection::default()).then(|| selection_to_wire(&plan.selection)),
+    }
+}
+
+/// When the live state is saved, as it was asked for.
+pub fn safety_from_wire(safety: wire::Safety) -> Safety {
+    match safety {
+        wire::Safety::Unspecified | wire::Safety::AfterStop => Safety::AfterStop,
+        wire::Safety::BeforeStop => Safety::BeforeStop,
+        wire::Safety::None => Safety::None,
+    }
+}
+
+fn safety_to_wire(safety: Safety) -> wire::Safety {
+    match safety {
+        Safety::AfterStop => wire::Safety::AfterStop,
+        Safety::BeforeStop => wire::Safety::BeforeStop,
+        Safety::None => wire::Safety::None,
     }
 }
 
@@ -38,6 +56,7 @@ fn step(step: &Step) -> wire::Step {
         Verb::Swap => wire::StepVerb::Swap,
         Verb::Hold => wire::StepVerb::Hold,
         Verb::Silence => wire::StepVerb::Silence,
+        Verb::Safety => wire::StepVerb::Safety,
         Verb::Check => wire::StepVerb::Check,
         Verb::Start => wire::StepVerb::Start,
         Verb::Release => wire::StepVerb::Release,

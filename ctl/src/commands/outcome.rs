@@ -72,6 +72,12 @@ pub fn print(printer: &Printer, job: &Job) -> Result<Exit, Failure> {
     match result(job)? {
         job_result::Result::Backup(backup) => printer.lines(create::lines(backup)),
         job_result::Result::Restore(report) => {
+            if !report.safety_backup.is_empty() {
+                printer.note(&format!(
+                    "The state before is saved as {}: `prexorctl restore --undo {}` brings it back.",
+                    report.safety_backup, job.id
+                ));
+            }
             if !report.after.is_empty() {
                 printer.line(&report.after);
             }

@@ -7,14 +7,14 @@ use prexor_format::{
     selection::{Namespaces, Rename, Selection},
 };
 use prexor_proto::{
-    backup::{self, ApplyRestoreRequest, Plan, PlanRestoreRequest, Replacement, job_result},
+    backup::{self, ApplyRestoreRequest, GetJobRequest, JobKind, Plan, PlanRestoreRequest, Replacement, job_result},
     convert,
     reason::Reason,
 };
 use serde::Serialize;
 
 use crate::{
-    cli::{PartArgs, RestoreArgs, Target},
+    cli::{PartArgs, RestoreArgs, Safety, Target},
     client::{self, Client},
     commands::outcome,
     exit::Exit,
@@ -32,6 +32,8 @@ struct Document {
     job_id: String,
     plan_digest: String,
     steps: Vec<DoneStep>,
+    /// With the state of before; `restore --undo` restores it.
+    safety_backup: Option<String>,
     after: Option<String>,
 }
 
@@ -48,8 +50,11 @@ struct DoneStep {
 /// # Errors
 /// When the plan is refused, nobody said yes, or the restore did not succeed.
 pub async fn run(printer: &Printer, args: RestoreArgs) -> Result<Exit, Failure> {
-    let request = request(&args)?;
+    let mut request = request(&args)?;
     let client = Client::connect().await?;
+    if let Some(job) = &args.undo {
+        request.backup_id = state_before(&client, job).await?;
+    }
     let planned = client.call(request.clone(), |s, r| async move { s.restores().plan_restore(r).await }).await;
     let plan = planned.map_err(outcome::about_backup)?;
     if args.dry_run {
@@ -88,11 +93,30 @@ async fn apply(printer: &Printer, client: &Client, plan: &Plan, asked: PlanResto
     outcome::print(printer, &job)
 }
 
+/// What a restore saved of the state before it.
+async fn state_before(client: &Client, job: &str) -> Result<String, Failure> {
+    let request = GetJobRequest { job_id: job.to_owned() };
+    let job = client.call(request, |s, r| async move { s.jobs().get_job(r).await }).await?;
+    let not_saved = |why: &str| Failure::refused(Reason::NotFound, format!("{} cannot be undone: {why}", job.id));
+    if job.kind() != JobKind::Restore {
+        return Err(not_saved("it is no restore"));
+    }
+    match job.result.as_ref().and_then(|r| r.result.as_ref()) {
+        Some(job_result::Result::Restore(report)) if !report.safety_backup.is_empty() => {
+            Ok(report.safety_backup.clone())
+        }
+        Some(_) => Err(not_saved("it saved nothing of the state before it")),
+        None => Err(not_saved("it has not succeeded; a restore that fails takes itself back")),
+    }
+}
+
 fn request(args: &RestoreArgs) -> Result<PlanRestoreRequest, Failure> {
     let backup_id = match (&args.target, args.before) {
-        (Target::Latest, _) => "latest".to_owned(),
-        (Target::Id(id), None) => id.to_string(),
-        (Target::Id(_), Some(_)) => {
+        // It is looked up.
+        (None, _) => String::new(),
+        (Some(Target::Latest), _) => "latest".to_owned(),
+        (Some(Target::Id(id)), None) => id.to_string(),
+        (Some(Target::Id(_)), Some(_)) => {
             return Err(Failure::usage("--before chooses the backup: say `latest` instead of an id"));
         }
     };
@@ -108,6 +132,12 @@ fn request(args: &RestoreArgs) -> Result<PlanRestoreRequest, Failure> {
         scope: scope.iter().map(|k| convert::kind_to_wire(*k).into()).collect(),
         selection: part(&args.part, args.keep_logins, args.users_and_roles)?,
         accept_versions: args.accept_versions,
+        safety: match args.safety {
+            Safety::AfterStop => backup::Safety::AfterStop,
+            Safety::BeforeStop => backup::Safety::BeforeStop,
+            Safety::None => backup::Safety::None,
+        }
+        .into(),
     })
 }
 
@@ -141,6 +171,7 @@ fn document(plan: &Plan, job_id: &str, report: &RestoreView) -> Document {
         job_id: job_id.to_owned(),
         plan_digest: view.digest,
         steps: view.steps.into_iter().map(|step| DoneStep { seconds: seconds(step.number), step }).collect(),
+        safety_backup: report.safety_backup.clone(),
         after: report.after.clone(),
     }
 }
@@ -328,7 +359,11 @@ mod tests {
 
     #[test]
     fn json_joins_plan_and_times() {
-        let report = RestoreView { after: None, steps: vec![crate::view::StepTimeView { number: 2, seconds: 1.5 }] };
+        let report = RestoreView {
+            after: None,
+            safety_backup: None,
+            steps: vec![crate::view::StepTimeView { number: 2, seconds: 1.5 }],
+        };
         let json = serde_json::to_value(document(&plan(), "job-0123456789ab", &report)).unwrap();
         assert_eq!(json["plan_digest"], "ab".repeat(32));
         assert_eq!((&json["steps"][0]["seconds"], &json["steps"][1]["seconds"]), (&().into(), &1.5.into()));

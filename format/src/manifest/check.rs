@@ -176,6 +176,7 @@ mod tests {
             id: "bk-2026-05-10-001".parse().unwrap(),
             cluster: "prexorcloud".into(),
             description: Some("nightly".into()),
+            safety_of: None,
             scope: vec![ArtifactKind::Filesystem],
             started_at: artifact.started_at,
             completed_at: artifact.completed_at,

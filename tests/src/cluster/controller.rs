@@ -21,15 +21,17 @@ impl Cluster {
         self.dir().join("controller-runs").exists()
     }
 
-    /// Answers the controller's readiness URL with 200 until this is aborted.
+    /// Answers the controller's readiness URL, with 200 while it counts as running, until this is aborted.
     pub async fn answer_readiness(&self) -> tokio::task::JoinHandle<()> {
         let listener = TcpListener::bind(("127.0.0.1", self.ready_port)).await.expect("the readiness URL's port");
+        let flag = self.dir().join("controller-runs");
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut asked = Vec::new();
                 while !asked.ends_with(b"\r\n\r\n") && stream.read_buf(&mut asked).await.is_ok_and(|n| n > 0) {}
+                let status = if flag.exists() { "200 OK" } else { "503 Service Unavailable" };
                 // Whoever asked may have gone.
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+                let _ = stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").as_bytes()).await;
             }
         })
     }

@@ -111,6 +111,15 @@ fn describe(
     Ok(artifact)
 }
 
+/// Removes what a capture that failed has stored.
+pub(super) async fn forget(store: &Store, id: &BackupId, choice: &Choice) -> Result<(), Error> {
+    let prefix = prefix(choice.kind, &choice.node);
+    for file in store.files(id).await?.iter().filter(|f| f.path.starts_with(&prefix)) {
+        store.remove_file(id, &file.path).await?;
+    }
+    Ok(())
+}
+
 /// Where all files of an artifact must lie.
 fn prefix(kind: ArtifactKind, node: &NodeName) -> String {
     match kind {

@@ -31,7 +31,9 @@ pub(super) struct Selection {
 ///
 /// Fails when a kind that is asked for has no capable node. With an empty scope everything is asked for that any node
 /// says it has; then every node must answer, for nobody knows what a silent one has.
-pub(super) fn select(nodes: &[Node], scope: &[ArtifactKind]) -> Result<Selection, Error> {
+///
+/// With `whatever_there_is` a kind that cannot be captured becomes a warning, as long as any can be.
+pub(super) fn select(nodes: &[Node], scope: &[ArtifactKind], whatever_there_is: bool) -> Result<Selection, Error> {
     if nodes.iter().all(|n| !n.reachable) {
         let problems: Vec<String> = nodes.iter().map(|n| n.problem.clone()).collect();
         return Err(Error::new(Reason::AgentUnavailable, format!("no agent can be reached: {}", problems.join("; "))));
@@ -54,8 +56,18 @@ pub(super) fn select(nodes: &[Node], scope: &[ArtifactKind]) -> Result<Selection
         ));
     }
     let mut selection = Selection { captures: Vec::new(), warnings: Vec::new(), live_bytes: 0 };
+    let mut first = None;
     for kind in asked {
-        selection.choose(nodes, kind)?;
+        match selection.choose(nodes, kind) {
+            Err(e) if whatever_there_is => {
+                selection.warnings.push(e.message.clone());
+                first.get_or_insert(e);
+            }
+            chosen => chosen?,
+        }
+    }
+    if let Some(e) = first.filter(|_| selection.captures.is_empty()) {
+        return Err(e);
     }
     for node in nodes.iter().filter(|n| !n.reachable) {
         selection.warnings.push(format!("{} is not part of this backup: {}", node.name, node.problem));
@@ -139,7 +151,7 @@ mod tests {
     }
 
     fn chosen(nodes: &[Node], scope: &[ArtifactKind]) -> Vec<String> {
-        select(nodes, scope).unwrap().captures.iter().map(|c| format!("{} {}", c.kind, c.node)).collect()
+        select(nodes, scope, false).unwrap().captures.iter().map(|c| format!("{} {}", c.kind, c.node)).collect()
     }
 
     #[test]
@@ -151,26 +163,26 @@ mod tests {
         ];
         assert_eq!(chosen(&nodes, &[]), ["mongo h2", "valkey h2", "filesystem h1", "filesystem h2"]);
         assert_eq!(chosen(&nodes, &[Valkey]), ["valkey h2"]);
-        assert_eq!(select(&nodes, &[]).unwrap().live_bytes, 400);
+        assert_eq!(select(&nodes, &[], false).unwrap().live_bytes, 400);
     }
 
     #[test]
     fn a_kind_without_a_capable_node_is_refused_with_every_reason() {
         let nodes = [node("h1", &[(Mongo, "connection refused"), (Filesystem, "")]), gone("h2")];
-        let e = select(&nodes, &[Mongo]).unwrap_err();
+        let e = select(&nodes, &[Mongo], false).unwrap_err();
         assert!(e.message.contains("mongo cannot be captured: h1: connection refused; h2: the agent on h2"), "{e}");
-        let e = select(&nodes[..1], &[Mongo]).unwrap_err();
+        let e = select(&nodes[..1], &[Mongo], false).unwrap_err();
         assert_eq!((e.reason, e.node.as_deref()), (Reason::SourceUnavailable, Some("h1")));
-        let e = select(&nodes[..1], &[Valkey]).unwrap_err();
+        let e = select(&nodes[..1], &[Valkey], false).unwrap_err();
         assert!(e.message.contains("no enrolled node has valkey"), "{e}");
-        assert!(select(&[node("h1", &[])], &[]).is_err());
-        assert_eq!(select(&[gone("h1")], &[]).unwrap_err().reason, Reason::AgentUnavailable);
+        assert!(select(&[node("h1", &[])], &[], false).is_err());
+        assert_eq!(select(&[gone("h1")], &[], false).unwrap_err().reason, Reason::AgentUnavailable);
     }
 
     #[test]
     fn everything_is_not_what_happens_to_answer() {
         let nodes = [node("h1", &[(Filesystem, "")]), gone("h2")];
-        let e = select(&nodes, &[]).unwrap_err();
+        let e = select(&nodes, &[], false).unwrap_err();
         assert_eq!((e.reason, e.node.as_deref()), (Reason::AgentUnavailable, Some("h2")), "{e}");
         assert_eq!(chosen(&nodes, &[Filesystem]), ["filesystem h1"]);
     }
@@ -178,9 +190,19 @@ mod tests {
     #[test]
     fn what_will_be_missing_is_said() {
         let nodes = [node("h1", &[(Filesystem, "")]), node("h2", &[(Filesystem, "no root")]), gone("h3")];
-        let selection = select(&nodes, &[Filesystem]).unwrap();
+        let selection = select(&nodes, &[Filesystem], false).unwrap();
         assert_eq!(selection.captures.len(), 1);
         assert_eq!(selection.warnings.len(), 2);
         assert!(selection.warnings[0].contains("h2 are not part of this backup: no root"), "{:?}", selection.warnings);
+    }
+
+    #[test]
+    fn before_a_restore_whatever_there_is_will_do() {
+        let nodes = [node("h1", &[(Mongo, "connection refused"), (Filesystem, "")]), gone("h2")];
+        let selection = select(&nodes, &[Mongo, Filesystem], true).unwrap();
+        assert_eq!(selection.captures, [Choice { kind: Filesystem, node: "h1".parse().unwrap() }]);
+        assert!(selection.warnings[0].contains("mongo cannot be captured"), "{:?}", selection.warnings);
+        let nothing = select(&nodes, &[Mongo], true).unwrap_err();
+        assert_eq!(nothing.reason, Reason::SourceUnavailable);
     }
 }

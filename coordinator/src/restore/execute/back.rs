@@ -13,7 +13,7 @@ use prexor_proto::{
 use tokio_util::sync::CancellationToken;
 
 use super::{Execution, all_of, place};
-use crate::{agents, error::Error};
+use crate::{agents, backups, error::Error};
 
 /// How long to wait before an agent is asked again that could not do what it must.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
@@ -31,7 +31,11 @@ impl Execution<'_> {
             self.hold_again().await?;
             self.revert_units().await
         };
-        let outcome = match back.await {
+        let back = back.await;
+        if back.is_ok() {
+            self.nothing_to_undo().await;
+        }
+        let outcome = match back {
             Ok(()) => match self.let_go().await {
                 Ok(None) => "everything is as it was before".to_owned(),
                 Ok(Some(running)) => {
@@ -39,9 +43,22 @@ impl Execution<'_> {
                 }
                 Err(e) => format!("everything is as it was before, but for the controllers: {}", e.message),
             },
-            Err(e) => format!("it could not be taken back: {}{}", e.message, self.who_stays_held()),
+            Err(e) => {
+                let saved = self.saved().await;
+                let saved = saved.map(|b| format!("; the state before it is saved as {}", b.id)).unwrap_or_default();
+                format!("it could not be taken back: {}{saved}{}", e.message, self.who_stays_held())
+            }
         };
         Error { message: format!("{}; {outcome}", failed.message), ..failed }
+    }
+
+    /// What was saved is live again.
+    async fn nothing_to_undo(&self) {
+        let Some(saved) = self.saved().await else { return };
+        match saved.id.parse() {
+            Ok(id) => backups::discard(self.ctx, &id).await,
+            Err(e) => tracing::error!(job = self.job.id(), "its safety backup cannot be removed: {e}"),
+        }
     }
 
     /// One unit that cannot be taken back does not keep the others from it.

@@ -96,6 +96,7 @@ fn manifest() -> Manifest {
         id: "bk-2026-05-10-001".parse().unwrap(),
         cluster: "prexorcloud".into(),
         description: None,
+        safety_of: None,
         scope: ArtifactKind::ALL.to_vec(),
         started_at: "2026-05-10T08:00:00Z".parse().unwrap(),
         completed_at: "2026-05-10T08:00:02Z".parse().unwrap(),
@@ -149,7 +150,8 @@ fn active() -> ServiceFacts {
 }
 
 fn everything() -> Options {
-    only(&[])
+    let safety = Safety::AfterStop;
+    Options { scope: vec![], selection: Selection::default(), accept_versions: false, safety }
 }
 
 fn laws(plan: &Plan) -> Vec<&str> {
@@ -229,6 +231,7 @@ fn all_controllers_are_held_and_those_that_ran_are_started() {
         (Verb::Hold, "h2"),
         (Verb::Hold, "h3"),
         (Verb::Silence, ""),
+        (Verb::Safety, ""),
         (Verb::Start, "h1"),
         (Verb::Start, "h3"),
         (Verb::Release, "h2"),
@@ -237,7 +240,7 @@ fn all_controllers_are_held_and_those_that_ran_are_started() {
     let at = |verb| p.steps.iter().position(|s| s.verb == verb).unwrap();
     let last = |verb| p.steps.iter().rposition(|s| s.verb == verb).unwrap();
     assert!(last(Verb::Prepare) < at(Verb::Hold), "controllers run while everything is prepared");
-    assert!(last(Verb::Silence) < at(Verb::Swap) && last(Verb::Check) < at(Verb::Start));
+    assert!(last(Verb::Safety) < at(Verb::Swap) && last(Verb::Check) < at(Verb::Start));
     assert!(last(Verb::Release) < at(Verb::Commit), "until then there is a way back");
     let again = "The controllers on h1, h3 run again. Run `systemctl start prexorcloud-controller` on h2 to bring the rest \
                  of the cluster back.";
@@ -248,7 +251,23 @@ fn all_controllers_are_held_and_those_that_ran_are_started() {
     nodes[0].controller_service = ServiceFacts::Absent;
     nodes[2].controller_service = ServiceFacts::Absent;
     let p = plan(&manifest(), &nodes, &everything());
-    assert_eq!((p.refusals.as_slice(), verbs_on(&p)), (&[][..], vec![]));
+    assert_eq!((p.refusals.as_slice(), verbs_on(&p)), (&[][..], vec![(Verb::Safety, "")]));
+}
+
+#[test]
+fn the_live_state_is_saved_when_it_was_asked_for() {
+    let mut node = node();
+    node.controller_service = active();
+    let planned = |safety| plan(&manifest(), &[node.clone()], &Options { safety, ..everything() });
+    let verbs = |plan: &Plan| verbs_on(plan).iter().map(|(verb, _)| *verb).collect::<Vec<_>>();
+    assert_eq!(verbs(&planned(Safety::AfterStop)), [Verb::Hold, Verb::Silence, Verb::Safety, Verb::Start]);
+    assert_eq!(verbs(&planned(Safety::BeforeStop)), [Verb::Safety, Verb::Hold, Verb::Silence, Verb::Start]);
+    assert_eq!(verbs(&planned(Safety::None)), [Verb::Hold, Verb::Silence, Verb::Start]);
+    let told = |safety, what: &str| planned(safety).notes.iter().any(|n| n.contains(what));
+    assert!(told(Safety::AfterStop, "they stay stopped for as long as that takes"));
+    assert!(told(Safety::BeforeStop, "what they write from then on is lost"));
+    assert!(told(Safety::None, "cannot be undone"));
+    assert_ne!(planned(Safety::None).digest(), planned(Safety::AfterStop).digest());
 }
 
 #[test]
@@ -319,7 +338,7 @@ fn a_kind_that_the_backup_lacks_is_said_and_refused_when_nothing_is_left() {
 }
 
 fn only(scope: &[ArtifactKind]) -> Options {
-    Options { scope: scope.to_vec(), selection: Selection::default(), accept_versions: false }
+    Options { scope: scope.to_vec(), ..everything() }
 }
 
 #[test]
@@ -341,25 +360,21 @@ fn a_part_leaves_the_other_kinds_alone_and_says_what_it_takes() {
         selection.namespaces.include = vec![include.into()];
         selection
     };
-    let options = Options { scope: vec![], selection: part("users"), accept_versions: false };
+    let options = Options { selection: part("users"), ..everything() };
     let p = plan(&m, &[node()], &options);
     assert_eq!(p.refusals, []);
     assert_eq!(p.replacements.iter().map(|r| r.kind).collect::<Vec<_>>(), [ArtifactKind::Mongo]);
     assert_eq!(p.replacements[0].parts, ["prexorcloud.users"]);
     assert_eq!(p.replacements[0].size_bytes, 7, "the other collection's data does not travel");
     assert!(p.replacements[0].incoming.starts_with("1 collection of 2, "), "{}", p.replacements[0].incoming);
-    assert_ne!(
-        p.digest(),
-        plan(&m, &[node()], &Options { scope: vec![], selection: part("audit_log"), accept_versions: false }).digest()
-    );
+    assert_ne!(p.digest(), plan(&m, &[node()], &Options { selection: part("audit_log"), ..everything() }).digest());
 
-    let nothing =
-        plan(&m, &[node()], &Options { scope: vec![], selection: part("mod_chat_*"), accept_versions: false });
+    let nothing = plan(&m, &[node()], &Options { selection: part("mod_chat_*"), ..everything() });
     assert!(nothing.refusals[0].message.contains("no collection of mongo is selected"), "{:?}", nothing.refusals);
     let mut renamed = part("*");
     let to_one = |from: &str| prexor_format::selection::Rename { from: from.into(), to: "one".into() };
     renamed.namespaces.rename = vec![to_one("users"), to_one("audit_log")];
-    let colliding = plan(&m, &[node()], &Options { scope: vec![], selection: renamed, accept_versions: false });
+    let colliding = plan(&m, &[node()], &Options { selection: renamed, ..everything() });
     assert!(colliding.refusals[0].message.contains("both become prexorcloud.one"), "{:?}", colliding.refusals);
     if let Contents::Mongo(dump) = &mut m.artifacts[0].contents {
         let view = Collection { name: "online".into(), kind: CollectionType::View, ..dump.collections[1].clone() };
@@ -370,15 +385,12 @@ fn a_part_leaves_the_other_kinds_alone_and_says_what_it_takes() {
         if told {
             selection.namespaces.rename = vec![to_one(from)];
         }
-        let p = plan(&m, &[node()], &Options { scope: vec![], selection, accept_versions: false });
+        let p = plan(&m, &[node()], &Options { selection, ..everything() });
         let line = p.notes.iter().find(|c| c.contains("what views look at is not: online"));
         assert_eq!(line.is_some(), told, "{:?}", p.notes);
     }
-    let both = Options {
-        scope: vec![ArtifactKind::Mongo, ArtifactKind::Valkey],
-        selection: part("users"),
-        accept_versions: false,
-    };
+    let both =
+        Options { scope: vec![ArtifactKind::Mongo, ArtifactKind::Valkey], selection: part("users"), ..everything() };
     assert!(plan(&m, &[node()], &both).refusals[0].message.contains("leave valkey out"));
 }
 
@@ -410,10 +422,10 @@ fn what_the_laws_correct_is_in_the_plan() {
         assert!(told.contains(part), "{part} not in\n{told}");
     }
     let selection = Selection { logins: true, ..Selection::default() };
-    let keep = planned(&Options { scope: vec![], selection, accept_versions: false }, &node).corrections.join("\n");
+    let keep = planned(&Options { selection, ..everything() }, &node).corrections.join("\n");
     assert!(!keep.contains("login:lock") && keep.contains("prexor:v1:lease:*"), "{keep}");
     let selection = Selection { keys: vec!["prexor:v1:platform:*".into()], ..Selection::default() };
-    let part = planned(&Options { scope: vec![], selection, accept_versions: false }, &node).corrections.join("\n");
+    let part = planned(&Options { selection, ..everything() }, &node).corrections.join("\n");
     assert!(!part.contains("lease-token:leader"), "it is not touched: {part}");
 
     // A counter that moves on does not make another plan of it.
@@ -436,7 +448,7 @@ fn the_way_of_a_restore_of_valkey_is_in_the_plan() {
     let planned = |selection: Selection, change: &dyn Fn(&mut BTreeMap<String, String>)| {
         let mut node = node();
         change(&mut node.sources[1].facts);
-        plan(&manifest(), &[node], &Options { scope: vec![ArtifactKind::Valkey], selection, accept_versions: false })
+        plan(&manifest(), &[node], &Options { scope: vec![ArtifactKind::Valkey], selection, ..everything() })
     };
     let title = |plan: &Plan| plan.steps.iter().find(|s| s.verb == Verb::Swap).unwrap().title.clone();
     let files = planned(Selection::default(), &|f| drop(f.insert(facts::RESTORE_WAY.into(), "files".into())));

@@ -8,7 +8,7 @@ use prexor_format::{
 };
 use prexor_proto::facts;
 
-use super::{NodeFacts, ServiceFacts, SourceFacts, Verb, root_of, source};
+use super::{NodeFacts, Safety, ServiceFacts, SourceFacts, Verb, root_of, source};
 
 /// A step's title. Those of the swaps are the guide's.
 pub(super) fn title(verb: Verb, artifact: &Artifact, live: bool) -> String {
@@ -25,7 +25,9 @@ pub(super) fn title(verb: Verb, artifact: &Artifact, live: bool) -> String {
         (Verb::Prepare, ArtifactKind::Filesystem) => format!("unpack beside {root} and compare"),
         (Verb::Check, _) => format!("compare the live {} with the manifest", artifact.kind),
         (Verb::Commit, _) => format!("let go of the old {}", artifact.kind),
-        (Verb::Preflight | Verb::Hold | Verb::Silence | Verb::Start | Verb::Release, _) => of_all(verb).to_owned(),
+        (Verb::Preflight | Verb::Hold | Verb::Silence | Verb::Safety | Verb::Start | Verb::Release, _) => {
+            of_all(verb).to_owned()
+        }
     }
 }
 
@@ -34,6 +36,7 @@ pub(super) fn of_all(verb: Verb) -> &'static str {
     match verb {
         Verb::Preflight => "look at every host again",
         Verb::Hold => "stop the controller and keep it so",
+        Verb::Safety => "save what is replaced as a backup of its own",
         Verb::Silence => "make sure that no controller is left that writes",
         Verb::Start => "start the controller and wait until it is ready",
         Verb::Release => "let the controller be started again",
@@ -61,6 +64,32 @@ pub(super) fn stop(nodes: &[NodeFacts]) -> Vec<String> {
         ));
     }
     out
+}
+
+/// What saving the live state costs, and what going without it.
+pub(super) fn safety(safety: Safety, placed: &[(&Artifact, &NodeFacts)], nodes: &[NodeFacts]) -> Vec<String> {
+    if placed.is_empty() {
+        return Vec::new();
+    }
+    let stops = nodes.iter().any(|n| n.is_held() && n.runs());
+    let what = match (safety, stops) {
+        (Safety::AfterStop, true) => {
+            "once the controllers are stopped, what is replaced is saved as a backup of its own, and they stay stopped for as \
+             long as that takes; --safety before-stop saves it earlier and loses what they write in between. `prexorctl \
+             restore --undo JOB` brings it back"
+        }
+        (Safety::AfterStop | Safety::BeforeStop, false) => {
+            "what is replaced is saved first as a backup of its own; `prexorctl restore --undo JOB` brings it back"
+        }
+        (Safety::BeforeStop, true) => {
+            "what is replaced is saved as a backup of its own while the controllers still run: what they write from then on \
+             is lost. `prexorctl restore --undo JOB` brings the saved state back"
+        }
+        (Safety::None, _) => {
+            "nothing is saved first (--safety none): once it has succeeded, this restore cannot be undone"
+        }
+    };
+    vec![what.to_owned()]
 }
 
 /// What is to be known of the way that a restore of Valkey takes.
