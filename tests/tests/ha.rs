@@ -108,10 +108,13 @@ fn nobody_starts_a_held_controller(fleet: &mut Fleet) {
         fleet.until_reachable(host);
     }
     let id = fleet.backup();
+    let renames = |fleet: &Fleet| fleet.oplog().iter().filter(|logged| **logged == Logged::Rename).count();
+    let before = renames(fleet);
     fleet.rack.host(1).write(NOT_READY, "");
     let mut restore = fleet.rack.host(1).command(&["prexorctl", "restore", &id, "--yes"]);
     let restore = restore.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("prexorctl");
-    wait("the first controller to be started", || fleet.is_active(1, UNIT) && !fleet.is_active(2, UNIT));
+    wait("the databases to be swapped", || renames(fleet) > before);
+    wait("the first controller to be started", || fleet.is_active(1, UNIT));
     let held = |fleet: &Fleet| {
         let host = fleet.rack.host(2);
         let start = host.exec(&["systemctl", "start", UNIT]);
