@@ -3,6 +3,8 @@
 //! The JSON form is described by `manifest.schema.json` beside this crate's `Cargo.toml`. Times are UTC, RFC 3339;
 //! sizes are bytes.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,7 @@ use crate::{
     digest::{ContentDigest, Sha256Digest},
     id::{BackupId, NodeName},
     laws::valkey::Fencing,
+    text,
 };
 
 mod check;
@@ -289,6 +292,35 @@ pub struct ValkeyContents {
     /// Fencing numbers in it (law L1), by the place of their counter; absent where nobody has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fencing: Option<Fencing>,
+    /// Types of modules that have data in it, by name: a server loads it only with the modules that know them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<ModuleType>,
+}
+
+impl ValkeyContents {
+    /// What modules have in it, for people; empty where there is nothing of them.
+    pub fn modules_in_words(&self) -> String {
+        self.modules.iter().map(ModuleType::to_string).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A type of data that a module brings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModuleType {
+    /// Nine characters that the module's author chose, such as `ReJSON-RL`; not the module's name.
+    pub name: String,
+    /// Keys of this type; 0 where the module only keeps something of its own beside the keys.
+    pub keys: u64,
+}
+
+impl fmt::Display for ModuleType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.keys {
+            0 => write!(f, "{} beside the keys", self.name),
+            keys => write!(f, "{} of type {}", text::things(keys, "key"), self.name),
+        }
+    }
 }
 
 /// Whether all keys show one point in time.

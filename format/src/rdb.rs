@@ -21,6 +21,7 @@ mod error;
 mod family;
 mod input;
 mod lzf;
+mod module;
 mod packed;
 mod payload;
 mod reader;

@@ -40,6 +40,8 @@ pub const RESTORE_WAY: &str = "restore_way";
 pub const RESTORE_WAY_BECAUSE: &str = "restore_way_because";
 /// Valkey: `maxmemory` in bytes; 0 for no limit.
 pub const MAX_MEMORY: &str = "maxmemory";
+/// Valkey: how many modules are loaded; absent where that is not told.
+pub const MODULES: &str = "modules";
 /// Valkey: how many replicas are connected; absent without any.
 pub const REPLICAS: &str = "replicas";
 /// Files: the root directory.

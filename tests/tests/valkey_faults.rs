@@ -184,6 +184,7 @@ fn forged(mut artifact: Artifact, backup: &Path, bytes: &[u8]) -> Artifact {
     let Contents::Valkey(contents) = &mut artifact.contents else { unreachable!() };
     (contents.keys, contents.expiring_keys) = (summary.keys, summary.expiring_keys);
     (contents.families, contents.rdb_version) = (summary.families, summary.version);
+    contents.modules = summary.modules;
     let file = &mut artifact.files[0];
     (file.size_bytes, file.sha256) = (bytes.len() as u64, Sha256Digest::of(bytes));
     artifact
@@ -216,7 +217,20 @@ async fn data_of_a_module_that_is_not_there_changes_nothing() {
     assert_eq!(source.check(&unit).await.unwrap(), Vec::<String>::new());
     source.revert(&unit).await.unwrap();
 
-    // The server itself does not load it, and is led back.
+    // Nothing is stopped for a file that the server could not load.
+    let unit = bench.unit("refused", &artifact);
+    let pid = bench.server.pid();
+    let error = bench.source.prepare(&unit).await.unwrap_err();
+    assert!(matches!(error, SourceError::Invalid(_)), "{error:?}");
+    assert!(error.to_string().contains("(1 key of type ESIzRFVmd)"), "{error}");
+    assert!(bench.source.swap(&unit).await.is_err());
+    bench.source.revert(&unit).await.unwrap();
+    assert_eq!((bench.source.inspect().await.facts["modules"].as_str(), bench.server.pid()), ("0", pid));
+
+    // Of a backup whose manifest does not tell, the server itself does not load it, and is led back.
+    let mut artifact = artifact;
+    let Contents::Valkey(contents) = &mut artifact.contents else { unreachable!() };
+    contents.modules.clear();
     let unit = bench.unit("files", &artifact);
     bench.source.prepare(&unit).await.unwrap();
     let error = bench.source.swap(&unit).await.unwrap_err();

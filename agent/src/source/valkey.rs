@@ -146,6 +146,9 @@ impl ValkeySource {
         if let Ok(Some(limit)) = connection.setting("maxmemory").await {
             fact(facts::MAX_MEMORY, limit);
         }
+        if let Some(modules) = connection.modules().await? {
+            fact(facts::MODULES, modules.to_string());
+        }
         let (way, because) = self.way(&connection).await?;
         fact(facts::RESTORE_WAY, way.as_str().to_owned());
         fact(facts::RESTORE_WAY_BECAUSE, because);

@@ -218,6 +218,7 @@ fn artifact() -> Artifact {
             families: Vec::new(),
             used_memory: None,
             fencing: None,
+            modules: Vec::new(),
         }),
         warnings: Vec::new(),
     }

@@ -8,10 +8,14 @@ use super::{
     digest::Item,
     error::RdbError,
     input::Source,
+    module::Modules,
     text::Values,
     value::{Dialect, kind_of},
 };
-use crate::digest::{ContentDigest, ContentHasher, Order, Sha256Digest};
+use crate::{
+    digest::{ContentDigest, ContentHasher, Order, Sha256Digest},
+    manifest::ModuleType,
+};
 
 /// Bytes of a key that [`Entry::key`] holds; more are hashed, but not kept.
 pub const KEY_KEPT: usize = 64 << 10;
@@ -177,6 +181,7 @@ pub struct Reader<'i> {
     aux: Vec<(String, String)>,
     libraries: u64,
     code: ContentHasher,
+    modules: Modules,
     checksum: Option<Checksum>,
 }
 
@@ -217,6 +222,7 @@ impl<'i> Reader<'i> {
             aux: Vec::new(),
             libraries: 0,
             code: ContentHasher::new(Order::Multiset),
+            modules: Modules::default(),
             checksum: None,
         })
     }
@@ -235,6 +241,11 @@ impl<'i> Reader<'i> {
     /// The libraries of functions seen so far.
     pub fn functions(&self) -> Functions {
         Functions { libraries: self.libraries, content: self.code.clone().finish() }
+    }
+
+    /// The types of modules whose data was seen so far.
+    pub fn modules(&self) -> Vec<ModuleType> {
+        self.modules.told()
     }
 
     /// What the checksum said; `None` before the end was reached.
@@ -322,7 +333,7 @@ impl<'i> Reader<'i> {
                 248 => before.idle_seconds = Some(v.length("an idle time")?),
                 247 => {
                     // Type id, then the moment in which to load it, in the form of the parts that follow.
-                    v.length("a module's type")?;
+                    self.modules.add(v.length("a module's type")?, 0);
                     v.module_parts(&mut self.item)?;
                     self.item.clear();
                 }
@@ -366,6 +377,9 @@ impl<'i> Reader<'i> {
         self.values.input.mark();
         let elements = self.values.value(code, self.dialect, item)?;
         let len = self.values.input.offset() - at;
+        if kind == Kind::Module {
+            self.modules.add(self.values.module_type, 1);
+        }
         Ok(Key { code, kind, before, key_len, key_at, at, len, elements, digest: self.item.take() })
     }
 

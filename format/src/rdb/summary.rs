@@ -13,7 +13,7 @@ use super::{
 use crate::{
     digest::{ContentHasher, Order},
     laws::valkey::{Correction, Fencing, Place, removes, role},
-    manifest::KeyFamily,
+    manifest::{KeyFamily, ModuleType},
     text,
 };
 
@@ -36,6 +36,8 @@ pub struct RdbSummary {
     pub fencing: Fencing,
     /// Libraries of functions.
     pub functions: Functions,
+    /// Types of modules that have data in the file, by name.
+    pub modules: Vec<ModuleType>,
     /// Whether the checksum vouches for the file.
     pub checksum: Checksum,
     /// Length of the file.
@@ -163,6 +165,7 @@ impl Summary {
             families: self.families.into_iter().map(family).collect(),
             fencing: self.fencing,
             functions: reader.functions(),
+            modules: reader.modules(),
             checksum: reader.checksum().unwrap_or(Checksum::Absent),
             size_bytes: reader.position(),
         }
@@ -192,6 +195,7 @@ impl RdbSummary {
             let name = if family.name.is_empty() { "(others)" } else { &family.name };
             lines.push(format!("{} {}", name, text::things(family.keys, "key")));
         }
+        lines.extend(self.modules.iter().map(|module| format!("data of a module: {module}")));
         match self.functions.libraries {
             0 => {}
             1 => lines.push("1 library of functions".to_owned()),

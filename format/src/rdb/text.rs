@@ -39,6 +39,8 @@ pub(super) struct Values<'i> {
     pub(super) input: Input<'i>,
     unpacked: Vec<u8>,
     pub(super) element: Item,
+    /// The type of the last module's value.
+    pub(super) module_type: u64,
     names: stream::Names,
 }
 
@@ -50,6 +52,7 @@ impl<'i> Values<'i> {
             input: Input::new(inner),
             unpacked: Vec::new(),
             element: Item::default(),
+            module_type: 0,
             names: stream::Names::default(),
         }
     }

@@ -160,7 +160,8 @@ impl Values<'_> {
     }
 
     fn module(&mut self, item: &mut Item) -> Result<u64, RdbError> {
-        item.put_u64(self.length("a module's type")?);
+        self.module_type = self.length("a module's type")?;
+        item.put_u64(self.module_type);
         self.module_parts(item).map(|()| 1)
     }
 

@@ -334,6 +334,7 @@ fn describe(summary: RdbSummary, way: Way, info: &Info) -> (ValkeyContents, Vec<
         families: summary.families,
         used_memory,
         fencing: Some(summary.fencing),
+        modules: summary.modules,
     };
     (contents, warnings)
 }

@@ -165,6 +165,15 @@ impl Connection {
         Ok(Info::parse(&text))
     }
 
+    /// How many modules are loaded; `None` where the server does not say so to this account.
+    pub(super) async fn modules(&self) -> Result<Option<usize>, SourceError> {
+        match self.ask::<Value>("MODULE", &["LIST"]).await {
+            Ok(Ok(Value::Array(all))) => Ok(Some(all.len())),
+            Ok(_) | Err(SourceError::Denied(_)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// A setting; `None` where the server has no such setting or does not show it to this account.
     pub(super) async fn setting(&self, name: &str) -> Result<Option<String>, SourceError> {
         match self.ask::<BTreeMap<String, String>>("CONFIG", &["GET", name]).await {

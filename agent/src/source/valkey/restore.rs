@@ -69,6 +69,15 @@ impl Restore {
         let connection = self.running().await?;
         let site = self.source.site(&connection).await?;
         site.accessible()?;
+        let (_, contents) = prepare::described(&self.unit)?;
+        if !contents.modules.is_empty() && connection.modules().await? == Some(0) {
+            return Err(SourceError::Invalid(format!(
+                "the backup has data of modules ({}), and Valkey at {} has loaded none: it would not start with that. Load them, or \
+                 restore the other keys with --keys",
+                contents.modules_in_words(),
+                connection.address()
+            )));
+        }
         self.keep_live(&connection).await?;
         self.keep_note(SITE, &site)?;
         let unit = self.unit.clone();

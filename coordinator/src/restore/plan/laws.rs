@@ -150,6 +150,24 @@ pub(super) fn of_the_artifact(artifact: &Artifact, node: &NodeFacts, selection: 
                 );
                 out.push(refusal("L19", message));
             }
+            if !v.modules.is_empty() && selection.keys.is_empty() {
+                let keys: u64 = v.modules.iter().map(|module| module.keys).sum();
+                let none = live(facts::MODULES) == Some("0");
+                let why = match live(facts::RESTORE_WAY) {
+                    Some("live") if keys > 0 => Some("into which nobody can put such keys while it runs"),
+                    Some("live") => None,
+                    _ => none.then_some("which has loaded no module and would not start with them"),
+                };
+                out.extend(why.map(|why| {
+                    let message = format!(
+                        "the backup has data of modules ({}) for Valkey on {}, {why}: load the modules and let the agent \
+                         exchange its files, or restore the other keys with --keys",
+                        v.modules_in_words(),
+                        node.name
+                    );
+                    refusal("", message)
+                }));
+            }
             let limit = live(facts::MAX_MEMORY).and_then(|limit| limit.parse::<u64>().ok()).filter(|limit| *limit > 0);
             if let (Some(limit), Some(used)) = (limit, v.used_memory)
                 && selection.keys.is_empty()

@@ -4,7 +4,7 @@ use prexor_format::{
     digest::{ContentHasher, Order},
     laws::{self, valkey::Fencing},
     manifest::{
-        Collection, CollectionType, Consistency, FilesContents, Host, KeyFamily, MongoContents, StoredFile,
+        Collection, CollectionType, Consistency, FilesContents, Host, KeyFamily, ModuleType, MongoContents, StoredFile,
         ValkeyContents,
     },
 };
@@ -74,6 +74,7 @@ fn manifest() -> Manifest {
         families: vec![],
         used_memory: Some(2 << 20),
         fencing: None,
+        modules: Vec::new(),
     };
     let files = FilesContents {
         root: "/etc/prexorcloud".into(),
@@ -471,5 +472,31 @@ fn the_way_of_a_restore_of_valkey_is_in_the_plan() {
     for fits in ["0", "2097152"] {
         let plan = planned(Selection::default(), &|f| drop(f.insert(facts::MAX_MEMORY.into(), fits.into())));
         assert!(plan.refusals.is_empty(), "{:?}", plan.refusals);
+    }
+}
+
+#[test]
+fn data_of_modules_is_refused_where_nobody_could_load_it() {
+    let mut manifest = manifest();
+    let valkey = manifest.artifacts.iter_mut().find_map(|a| match &mut a.contents {
+        Contents::Valkey(valkey) => Some(valkey),
+        _ => None,
+    });
+    valkey.unwrap().modules = vec![ModuleType { name: "ReJSON-RL".into(), keys: 2 }];
+    let part = Selection { keys: vec!["prexor:v1:platform:chat:*".into()], ..Selection::default() };
+    for (way, loaded, selection, refused) in [
+        ("files", "0", Selection::default(), true),
+        ("files", "1", Selection::default(), false),
+        ("live", "1", Selection::default(), true),
+        ("files", "0", part, false),
+    ] {
+        let mut node = node();
+        for (name, value) in [(facts::RESTORE_WAY, way), (facts::MODULES, loaded)] {
+            node.sources[1].facts.insert(name.into(), value.into());
+        }
+        let options = Options { scope: vec![ArtifactKind::Valkey], selection, accept_versions: false };
+        let refusals = plan(&manifest, &[node], &options).refusals;
+        assert_eq!(refusals.iter().any(|r| r.message.contains("2 keys of type ReJSON-RL")), refused, "{way} {loaded}");
+        assert_eq!(refusals.is_empty(), !refused, "{refusals:?}");
     }
 }
