@@ -5,9 +5,16 @@
 
 use std::{fs, sync::atomic::Ordering};
 
-use prexor_agent::{restore_unit::RestoreUnit, source::Source};
-use prexor_format::selection::Selection;
-use prexor_tests::{capture::stage_part, servers::Valkey, valkey::Bench};
+use prexor_agent::{
+    restore_unit::RestoreUnit,
+    source::{Source, SourceError, valkey::ValkeySource},
+};
+use prexor_format::{manifest::Contents, selection::Selection};
+use prexor_tests::{
+    capture::stage_part,
+    servers::Valkey,
+    valkey::{Bench, remote},
+};
 
 /// What a leaseholder does to get a number.
 fn next_number(bench: &Bench) -> u64 {
@@ -127,4 +134,45 @@ async fn an_empty_server_is_told_what_is_lost_with_its_keys() {
     let told = unit.told().unwrap().join("\n");
     assert!(told.contains("rotate security.jwtSecret"), "{told}");
     assert_eq!(bench.server.cli(&["GET", "prexor:v1:lease-token:leader"]).trim(), "1000041");
+}
+
+/// Names of 60 kB, so that a thousand are more than a restore keeps in mind of all that the laws are about.
+async fn long_names(bench: &Bench, family: &str, many: usize) {
+    let mut resp = bench.server.client().await;
+    for n in 0..many {
+        resp.call(&["SET", &format!("{family}{n}:{}", "n".repeat(60_000)), "1"]).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_can_be_kept_in_mind_is_refused_and_nothing_is_touched() {
+    let bench = Bench::start(Valkey::builder()).await;
+    long_names(&bench, "prexor:v1:lease-token:", 100).await;
+    let artifact = bench.capture().await;
+    let Contents::Valkey(contents) = &artifact.contents else { unreachable!() };
+    assert!(bench.source.inspect_laws().await.is_empty(), "they would not fit into an answer");
+    assert!(contents.fencing.is_none() && artifact.warnings.iter().any(|w| w.contains("fencing counters")));
+
+    long_names(&bench, "prexor:v1:jwt:revoked:", 1_100).await;
+    let artifact = bench.capture().await;
+    let source = remote(bench.server.uri());
+    let refused = async |source: &ValkeySource, job: &str, whose: &str| {
+        let unit = bench.unit(job, &artifact);
+        let error = source.prepare(&unit).await.unwrap_err();
+        assert!(matches!(error, SourceError::NoSpace(_)) && error.to_string().starts_with(whose), "{error:?}");
+        assert!(source.swap(&unit).await.is_err());
+        source.revert(&unit).await.unwrap();
+    };
+    refused(&source, "live", "Valkey at").await;
+    refused(&bench.source, "files", "Valkey at").await;
+    assert_eq!(bench.server.cli(&["DBSIZE"]).trim(), "1200");
+    bench.server.cli(&["FLUSHALL"]);
+    refused(&source, "backup", "the backup").await;
+    assert_eq!(bench.server.cli(&["DBSIZE"]).trim(), "0");
+    // What files bring is only seen when they are loaded; then it is led back.
+    let unit = bench.unit("loaded", &artifact);
+    bench.source.prepare(&unit).await.unwrap();
+    assert!(matches!(bench.source.swap(&unit).await, Err(SourceError::NoSpace(_))));
+    bench.source.revert(&unit).await.unwrap();
+    assert_eq!(bench.server.cli(&["DBSIZE"]).trim(), "0");
 }

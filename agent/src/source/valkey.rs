@@ -13,7 +13,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use prexor_format::artifact::ArtifactKind;
+use prexor_format::{
+    artifact::ArtifactKind,
+    laws::valkey::{LISTED_MAX, weight},
+};
 use prexor_proto::facts;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -218,6 +221,10 @@ impl Source for ValkeySource {
         };
         // Their number is told with the families; the list may be long.
         live.state.revocations.clear();
+        if live.state.issued.0.keys().map(|place| weight(&place.key)).sum::<u64>() > LISTED_MAX {
+            tracing::warn!("there are too many fencing counters to list them in a plan");
+            return BTreeMap::new();
+        }
         serde_json::to_string(&live.state).into_iter().map(|json| (facts::LAWS.to_owned(), json)).collect()
     }
 

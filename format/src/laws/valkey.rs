@@ -21,6 +21,16 @@ pub use words::{lost, words};
 /// of, between the backup and the loss of the live data, say.
 pub const GAP: i64 = 1_000_000;
 
+/// How much of counters, leases and revocations is kept in mind at once, in bytes by [`weight`]: those of some hundred
+/// thousand. There is one counter for each thing that is led by one controller, and revocations expire with what they revoke.
+pub const KEPT_MAX: u64 = 64 << 20;
+
+/// How much of fencing numbers a manifest lists, in bytes by [`weight`].
+pub const LISTED_MAX: u64 = 4 << 20;
+
+/// What a key costs beside its own bytes, in any of the maps here.
+const PLACE: u64 = 96;
+
 /// Where a leaseholder's fencing numbers come from.
 const COUNTERS: &str = "prexor:v1:lease-token:";
 
@@ -154,6 +164,14 @@ fn role_of(family: &str) -> Option<Role> {
         f if REVOCATIONS.contains(&f) => Role::Revocation,
         _ => return None,
     })
+}
+
+/// Bytes that it takes to keep this key in mind; 0 for one that is only counted.
+pub fn weight(key: &[u8]) -> u64 {
+    match role(key) {
+        Some(Role::Counter | Role::Lease | Role::Revocation) => PLACE + key.len() as u64,
+        _ => 0,
+    }
 }
 
 impl Fencing {

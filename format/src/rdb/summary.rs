@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     digest::{ContentHasher, Order},
-    laws::valkey::{Correction, Fencing, Place, removes, role},
+    laws::valkey::{Correction, Fencing, LISTED_MAX, Place, removes, role, weight},
     manifest::{KeyFamily, ModuleType},
     text,
 };
@@ -32,8 +32,8 @@ pub struct RdbSummary {
     pub first_expiry_ms: Option<i64>,
     /// One for each family that has keys, sorted by name.
     pub families: Vec<KeyFamily>,
-    /// Fencing numbers (law L1), by the place of their counter.
-    pub fencing: Fencing,
+    /// Fencing numbers (law L1), by the place of their counter; `None` where there are more than [`LISTED_MAX`].
+    pub fencing: Option<Fencing>,
     /// Libraries of functions.
     pub functions: Functions,
     /// Types of modules that have data in the file, by name.
@@ -66,6 +66,8 @@ pub struct Summary {
     /// Modules in `families`; [`MODULES_MAX`] and one more when they are one family.
     modules: usize,
     fencing: Fencing,
+    /// What those weigh.
+    fencing_bytes: u64,
     /// What the restore laws take out: families, and single keys.
     removed: Vec<Correction>,
     apart: BTreeSet<Place>,
@@ -127,7 +129,10 @@ impl Summary {
         *keys += 1;
         content.add_digest(&entry.digest);
         if name.starts_with("prexor:v1:lease") {
-            self.fencing.add(entry.db, entry.key, entry.string().as_deref());
+            self.fencing_bytes += weight(entry.key);
+            if self.fencing_bytes <= LISTED_MAX {
+                self.fencing.add(entry.db, entry.key, entry.string().as_deref());
+            }
         }
     }
 
@@ -163,7 +168,7 @@ impl Summary {
             expiring_keys: self.expiring_keys,
             first_expiry_ms: self.first_expiry_ms,
             families: self.families.into_iter().map(family).collect(),
-            fencing: self.fencing,
+            fencing: (self.fencing_bytes <= LISTED_MAX).then_some(self.fencing),
             functions: reader.functions(),
             modules: reader.modules(),
             checksum: reader.checksum().unwrap_or(Checksum::Absent),

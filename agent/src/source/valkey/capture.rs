@@ -312,6 +312,10 @@ fn describe(summary: RdbSummary, way: Way, info: &Info) -> (ValkeyContents, Vec<
     if summary.checksum != Checksum::Verified {
         warnings.push("the server writes RDB files without a checksum (rdbchecksum no)".to_owned());
     }
+    if summary.fencing.is_none() {
+        warnings
+            .push("there are too many fencing counters to list them: a plan cannot tell how each goes on".to_owned());
+    }
     if info.role() == "replica" {
         warnings.push("captured from a replica, which may lag behind its primary".to_owned());
     }
@@ -333,7 +337,7 @@ fn describe(summary: RdbSummary, way: Way, info: &Info) -> (ValkeyContents, Vec<
         expiring_keys: summary.expiring_keys,
         families: summary.families,
         used_memory,
-        fencing: Some(summary.fencing),
+        fencing: summary.fencing,
         modules: summary.modules,
     };
     (contents, warnings)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fred::types::Value;
-use prexor_format::laws::valkey::{Correction, Place, Role, State, removes, role};
+use prexor_format::laws::valkey::{Correction, KEPT_MAX, Place, Role, State, removes, role, weight};
 use serde::{Deserialize, Serialize};
 
 use super::{SourceError, client::Connection};
@@ -17,12 +17,38 @@ const OURS: &str = "prexor:v1:*";
 /// Keys that a server is asked to look at in one go.
 const AT_ONCE: &str = "2000";
 
+/// Bytes that are kept for each of a revocation's value, in hex.
+const PER_BYTE: u64 = 2;
+
 /// What is live, with what is needed to bring revocations back.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Live {
     pub(super) state: State,
     /// Of each revocation: what `DUMP` answers, in hex.
     values: BTreeMap<Place, String>,
+    /// What is kept in mind, in bytes.
+    #[serde(skip)]
+    kept: u64,
+}
+
+/// Adds to what is kept in mind of the keys of `whose`.
+///
+/// # Errors
+/// When it becomes too much.
+pub(super) fn keep(kept: &mut u64, key: &[u8], whose: &str) -> Result<(), SourceError> {
+    *kept += weight(key);
+    within(*kept, whose)
+}
+
+fn within(kept: u64, whose: &str) -> Result<(), SourceError> {
+    if kept <= KEPT_MAX {
+        return Ok(());
+    }
+    Err(SourceError::NoSpace(format!(
+        "{whose} has more fencing counters, leases and revocations than a restore keeps in mind ({} MiB of them): let \
+         revocations that are no longer needed expire, or restore with --keys what is needed of the rest",
+        KEPT_MAX >> 20
+    )))
 }
 
 impl Live {
@@ -69,6 +95,10 @@ pub(super) async fn read(connection: &Connection) -> Result<Live, SourceError> {
 }
 
 async fn take(connection: &Connection, db: u64, keys: Vec<Bytes>, live: &mut Live) -> Result<(), SourceError> {
+    let whose = || format!("Valkey at {}", connection.address());
+    for key in &keys {
+        keep(&mut live.kept, key, &whose())?;
+    }
     let of = |wanted: fn(Role) -> bool| keys.iter().filter(move |k| role(k).is_some_and(wanted));
     let asked = of(|r| matches!(r, Role::Counter | Role::Lease)).map(|k| ("GET", vec![k.clone()]));
     let values = connection.many(asked.collect()).await?;
@@ -85,6 +115,8 @@ async fn take(connection: &Connection, db: u64, keys: Vec<Bytes>, live: &mut Liv
         // Expired between two commands.
         let (Some(dump), Some(expires)) = (dump.into_bytes(), expires) else { continue };
         live.state.add(db, key, None, expires);
+        live.kept += PER_BYTE * dump.len() as u64;
+        within(live.kept, &whose())?;
         live.values.insert(Place { db, key: key.to_vec() }, hex::encode(dump));
     }
     of(|r| matches!(r, Role::Ownership | Role::Login)).for_each(|key| live.state.add(db, key, None, None));

@@ -13,6 +13,7 @@ use super::{
     SourceError, blocking,
     client::Connection,
     keys::{BULK_MAX, file_failed, whole_key},
+    laws,
     live::BACKUP,
     prepare,
     restore::Restore,
@@ -36,6 +37,8 @@ struct Look<'a> {
     selection: &'a Selection,
     takes: Takes,
     state: State,
+    /// What that keeps in mind, in bytes.
+    kept: u64,
     /// The RDB version that the covered keys need.
     needed: u16,
 }
@@ -101,7 +104,7 @@ async fn bulk_max(connection: &Connection) -> Result<u64, SourceError> {
 
 impl<'a> Look<'a> {
     fn new(unit: &'a RestoreUnit, takes: Takes) -> Self {
-        Self { selection: &unit.selection, takes, state: State::default(), needed: 0 }
+        Self { selection: &unit.selection, takes, state: State::default(), kept: 0, needed: 0 }
     }
 
     /// Takes note of a key, or refuses it; `key` is all of it.
@@ -126,6 +129,7 @@ impl<'a> Look<'a> {
                 self.takes.bulk_max
             )));
         }
+        laws::keep(&mut self.kept, entry.key, "the backup")?;
         // Unpacking a value needs a reader of its own, with its buffer: only for what the laws read.
         let read = matches!(role(entry.key), Some(Role::Counter | Role::Lease));
         let value = if read { entry.string() } else { None };

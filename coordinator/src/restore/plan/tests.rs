@@ -494,7 +494,7 @@ fn data_of_modules_is_refused_where_nobody_could_load_it() {
         for (name, value) in [(facts::RESTORE_WAY, way), (facts::MODULES, loaded)] {
             node.sources[1].facts.insert(name.into(), value.into());
         }
-        let options = Options { scope: vec![ArtifactKind::Valkey], selection, accept_versions: false };
+        let options = Options { scope: vec![ArtifactKind::Valkey], selection, ..everything() };
         let refusals = plan(&manifest, &[node], &options).refusals;
         assert_eq!(refusals.iter().any(|r| r.message.contains("2 keys of type ReJSON-RL")), refused, "{way} {loaded}");
         assert_eq!(refusals.is_empty(), !refused, "{refusals:?}");
