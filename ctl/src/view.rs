@@ -34,6 +34,8 @@ pub struct BackupView {
     pub problem: Option<String>,
     /// When it last passed a verify.
     pub verified_at: Option<Timestamp>,
+    /// The restore job that saved here what it replaced.
+    pub safety_of: Option<String>,
 }
 
 /// A job: an element of `job list`, `job show`, `job cancel`, and `backup create --detach`.
@@ -276,6 +278,7 @@ impl From<&wire::Backup> for BackupView {
             nodes: b.nodes.clone(),
             problem: some(&b.problem),
             verified_at: at(b.verified_at.as_ref()),
+            safety_of: some(&b.safety_of),
         }
     }
 }

@@ -61,7 +61,14 @@ impl Snapshot {
 
     /// What a restore of this over `live` leaves: the same, but for what the restore laws correct.
     pub fn restored_over(&self, live: &Self) -> Self {
-        Self { valkey: corrected(&self.valkey, &live.valkey), ..self.clone() }
+        let mut restored = Self { valkey: corrected(&self.valkey, &live.valkey), ..self.clone() };
+        // Where the backup knows nothing of them they stay (laws L2 and L6).
+        for name in ["cluster_leadership", "node_cert_revocations"] {
+            if let (None, Some(aspects)) = (self.mongo.get(name), live.mongo.get(name)) {
+                restored.mongo.insert(name.to_owned(), aspects.clone());
+            }
+        }
+        restored
     }
 
     /// What differs in `after`, in words, one line each. Empty when all is equal.

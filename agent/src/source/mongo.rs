@@ -13,6 +13,7 @@ mod define;
 mod drain;
 mod insert;
 mod inspect;
+mod laws;
 mod members;
 mod prepare;
 mod privileges;

@@ -12,14 +12,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::GAP;
 use crate::{rdb::family, text::things};
 
 mod words;
 pub use words::{lost, words};
-
-/// How far above every known number a fencing counter goes on (law L1): as many may have been issued that nobody knows
-/// of, between the backup and the loss of the live data, say.
-pub const GAP: i64 = 1_000_000;
 
 /// How much of counters, leases and revocations is kept in mind at once, in bytes by [`weight`]: those of some hundred
 /// thousand. There is one counter for each thing that is led by one controller, and revocations expire with what they revoke.

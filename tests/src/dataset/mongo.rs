@@ -170,7 +170,10 @@ async fn platform(db: &Database, numbers: &mut Numbers) -> Result<()> {
     insert(
         db,
         "cluster_join_tokens",
-        vec![doc! { "_id": numbers.hex::<16>(), "createdAt": ago(DAY), "redeemedAt": null }],
+        vec![
+            doc! { "_id": numbers.hex::<16>(), "createdAt": ago(DAY), "redeemedAt": null },
+            doc! { "_id": numbers.hex::<16>(), "createdAt": ago(2 * DAY), "redeemedAt": ago(DAY) },
+        ],
     )
     .await?;
     insert(db, "cluster_files", vec![doc! { "_id": "ca.pem", "pem": "-----BEGIN CERTIFICATE-----\nbm90IGEgcmVhbCBvbmU=\n-----END CERTIFICATE-----\n" }]).await?;

@@ -15,6 +15,8 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 from pymongo import MongoClient
 
+# The restore laws change documents of these.
+CORRECTED = {"cluster_leadership", "cluster_join_tokens"}
 RAW = CodecOptions(document_class=RawBSONDocument)
 
 
@@ -77,7 +79,7 @@ def main(port, database, directory):
                 data = path.with_name(f"{'system.buckets.' if buckets else ''}{stem}.bson.gz")
                 source = db[("system.buckets." if buckets else "") + name]
                 ordered = bool(options.get("capped"))
-                if digests(in_file(data), ordered) != digests(in_server(source), ordered):
+                if name not in CORRECTED and digests(in_file(data), ordered) != digests(in_server(source), ordered):
                     problems.append("documents")
         failed |= bool(problems)
         print(f"{name}: {kind}, {'; '.join(problems) or 'equal'}")

@@ -62,7 +62,10 @@ async fn what_another_tool_dumped_comes_back_byte_by_byte_compressed_or_not() {
         let found = look(&dump);
         // Nothing tells the two dumps apart but the times at which collections were read.
         assert_eq!(found.contents.collections.len(), ours.collections.len());
-        for (theirs, ours) in found.contents.collections.iter().zip(&ours.collections) {
+        // Restored by then: the restore laws have corrected these two.
+        let corrected = |name: &str| n > 0 && ["cluster_leadership", "cluster_join_tokens"].contains(&name);
+        let both = found.contents.collections.iter().zip(&ours.collections);
+        for (theirs, ours) in both.filter(|(theirs, _)| !corrected(&theirs.name)) {
             assert_eq!(
                 (&theirs.name, &theirs.content, &theirs.definition),
                 (&ours.name, &ours.content, &ours.definition)
@@ -145,7 +148,8 @@ async fn a_dump_of_another_tool_is_checked_imported_and_restored_by_what_a_user_
     fs::write(&archive, [0x6d, 0xe2, 0x99, 0x81, 0, 0, 0, 0]).unwrap();
     let said = cluster.ctl(&["backup", "import", archive.to_str().unwrap()]).failed(2);
     assert!(said.err.contains("mongodump --archive"), "{}", said.err);
-    assert_eq!(cluster.ctl(&["backup", "list", "--json"]).ok().json().as_array().unwrap().len(), 2);
+    let made = cluster.backups().into_iter().filter(|b| b["safety_of"].is_null()).count();
+    assert_eq!(made, 2);
 }
 
 fn gunzip(bytes: &[u8]) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! What of a controller's root is captured and what of an artifact is put back: the one place for laws L8 and L9.
+//! What of a controller's root is captured and what of an artifact is put back: the one place for laws L7 (as far as files go), L8 and L9.
 
 use prexor_format::tree::{Pattern, TreePath};
 
@@ -7,8 +7,9 @@ use super::part::Part;
 /// Runtime logs are never captured.
 const LOGS: &str = "logs";
 
-/// Files that act when a controller boots (law L8): never captured and never restored, wherever they lie.
-const MARKERS: [&[u8]; 2] = [b".cluster-left", b"pending-join-token"];
+/// Files that act when a controller boots (law L8), and the join tokens that a controller has given out, which a restore
+/// would make good once more (law L7): never captured and never restored, wherever they lie.
+const MARKERS: [&[u8]; 3] = [b".cluster-left", b"pending-join-token", b"join-tokens.json"];
 
 /// What a walk leaves out.
 #[derive(Debug, Clone)]
@@ -52,7 +53,7 @@ impl Rules {
     }
 }
 
-/// Law L8.
+/// Laws L7 and L8.
 pub(super) fn is_marker(name: &[u8]) -> bool {
     MARKERS.contains(&name)
 }

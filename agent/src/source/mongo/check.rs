@@ -12,6 +12,7 @@ use prexor_format::{
 use super::{
     MongoConfig, Server, accounts, catalog,
     drain::{drain, panicked},
+    laws,
     server::CursorError,
     staged::{self, Definition},
 };
@@ -139,6 +140,7 @@ async fn check_one(
     let live = catalog::list(server).await?.live;
     let stranger =
         |n: &&String| !definitions.iter().any(|d| d.target == **n) && staged::gives_way(unit, server.database(), n);
+    let corrected = laws::corrected(unit, server.database())?;
     for name in live.keys().filter(stranger) {
         out.push(format!("{name} is there and is not in the backup"));
     }
@@ -159,7 +161,7 @@ async fn check_one(
             out.push(format!("{name}: other options or indexes than in the backup"));
         }
         if namespace.kind == definition.entry.kind
-            && let Some(difference) = data_difference(server, definition).await?
+            && let Some(difference) = data_difference(server, definition, corrected.get(name)).await?
         {
             out.push(format!("{name}: {difference}"));
         }
@@ -167,8 +169,13 @@ async fn check_one(
     Ok(())
 }
 
-async fn data_difference(server: &Server, definition: &Definition) -> Result<Option<String>, SourceError> {
-    let (entry, Some(path)) = (&definition.entry, &definition.data) else { return Ok(None) };
+/// Compares with the manifest, or with what the restore laws have made of a collection.
+async fn data_difference(
+    server: &Server,
+    definition: &Definition,
+    corrected: Option<&Collection>,
+) -> Result<Option<String>, SourceError> {
+    let (entry, Some(path)) = (corrected.unwrap_or(&definition.entry), &definition.data) else { return Ok(None) };
     let order = entry.content.map_or(Order::Multiset, |c| c.order);
     let prefix = if entry.kind == CollectionType::Timeseries { BUCKETS_PREFIX } else { "" };
     let collection = format!("{prefix}{}", definition.target);
@@ -180,6 +187,10 @@ async fn data_difference(server: &Server, definition: &Definition) -> Result<Opt
     let difference = differences(entry, &live.all);
     if difference.is_none() || expiries.is_empty() || live.all.documents > entry.documents {
         return Ok(difference);
+    }
+    if corrected.is_some() {
+        // Some may have expired; which were there before is not in a file.
+        return Ok(None);
     }
     // Some may have expired since the swap: what cannot have expired must be all there.
     let path = path.clone();

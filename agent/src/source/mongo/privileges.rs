@@ -43,6 +43,7 @@ const NEEDED: [(Need, On, &[&str]); 6] = [
         &[
             "insert",
             "update",
+            "remove",
             "createCollection",
             // Asked for by create when the collection is capped.
             "convertToCapped",

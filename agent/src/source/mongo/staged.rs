@@ -9,6 +9,7 @@ use std::{
 
 use prexor_format::{
     bson::DocumentReader,
+    laws::mongo::{LEADERSHIP, REVOCATIONS},
     manifest::{Collection, Contents, MongoContents},
     mongodump::{FUNCTIONS, Metadata, as_created, file_stem, plain, verify_dump},
 };
@@ -76,6 +77,13 @@ pub(super) fn gives_way(unit: &RestoreUnit, database: &str, name: &str) -> bool 
         // Where a backup has no stored functions they may have been out of the account's reach.
         Contents::Mongo(dump)
             if name == FUNCTIONS && !dump.collections.iter().any(|c| c.database == database && c.name == name) =>
+        {
+            false
+        }
+        // Where the backup knows nothing of them, nothing takes their place.
+        Contents::Mongo(dump)
+            if [LEADERSHIP, REVOCATIONS].contains(&name)
+                && !dump.collections.iter().any(|c| c.database == database && c.name == name) =>
         {
             false
         }

@@ -16,6 +16,7 @@ use super::{
     define,
     drain::drain,
     insert::{Room, insert},
+    laws,
     members::patiently,
     prepare,
     staged::{self, Definition},
@@ -127,6 +128,7 @@ async fn exchange(server: &Server, unit: &RestoreUnit, definitions: &[&Definitio
             plan
         }
     };
+    laws::correct(server, unit, &plan).await?;
     copy_time_series(server, &plan, &unit.progress).await?;
     drop_views(server, &plan).await?;
     rename_collections(server, &plan).await?;

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use prexor_format::{
     artifact::ArtifactKind,
     id::NodeName,
-    laws::valkey::{self as laws, State},
+    laws::{
+        mongo::{JOIN_TOKENS, LEADERSHIP, REVOCATIONS},
+        valkey::{self as laws, State},
+    },
     manifest::{
         AccountKind, Artifact, Collection, CollectionType, Consistency, Contents, Controller, Manifest, MongoContents,
     },
@@ -293,9 +296,13 @@ fn accounts(dump: &MongoContents, selection: &Selection) -> Vec<String> {
     }
 }
 
-/// L1, L4, L5 and L6: what of this artifact will not be as in the backup.
+/// L1, L2, L4, L5, L6 and L7: what of this artifact will not be as in the backup.
 pub(super) fn corrections(artifact: &Artifact, node: &NodeFacts, selection: &Selection) -> Vec<String> {
-    let Contents::Valkey(contents) = &artifact.contents else { return Vec::new() };
+    let contents = match &artifact.contents {
+        Contents::Valkey(contents) => contents,
+        Contents::Mongo(dump) => return of_records(dump, selection),
+        Contents::Filesystem(_) => return Vec::new(),
+    };
     let covers = |key: &[u8]| selection.covers_key(key);
     let whole = selection.keys.is_empty();
     let live = source(node, artifact.kind).and_then(|s| s.facts.get(facts::LAWS));
@@ -338,6 +345,20 @@ pub(super) fn corrections(artifact: &Artifact, node: &NodeFacts, selection: &Sel
         );
     }
     out
+}
+
+/// L2, L6 and L7 for PrexorCloud's records. With which numbers is seen, and said, when the controllers are stopped.
+fn of_records(dump: &MongoContents, selection: &Selection) -> Vec<String> {
+    let told = [
+        (LEADERSHIP, "the epoch goes on above every one that is known then, and nobody holds it (law L2)"),
+        (REVOCATIONS, "revocations of now stay in force beside the backup's (law L6)"),
+        (JOIN_TOKENS, "tokens of the backup that nobody had used then are left out (law L7)"),
+    ];
+    let restored = |name: &str| {
+        let keeps_its_name = |c: &&Collection| selection.namespaces.target(&c.database, &c.name).1 == c.name;
+        selection.namespaces.of(dump).filter(keeps_its_name).any(|c| c.name == name)
+    };
+    told.into_iter().filter(|(name, _)| restored(name)).map(|(name, what)| format!("{name}: {what}")).collect()
 }
 
 /// Whether the cluster's id is in what is restored of this kind.
