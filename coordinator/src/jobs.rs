@@ -12,7 +12,7 @@ use std::{
 use futures::FutureExt as _;
 use jiff::Timestamp;
 use prexor_proto::{
-    backup::{Job, JobEvent, JobKind, JobResult, JobState},
+    backup::{Job, JobEvent, JobKind, JobResult, JobState, RestoreReport, job_result},
     reason::Reason,
 };
 use tokio::sync::{mpsc, watch};
@@ -23,10 +23,12 @@ use crate::{
     catalog::{Catalog, NewJob, Submitted},
     context::Context,
     error::Error,
+    restore::Ended,
 };
 
 mod backup;
 mod handle;
+mod paused;
 mod queue;
 mod recover;
 mod task;
@@ -48,19 +50,31 @@ const RECORD_AGAIN_AFTER: Duration = Duration::from_secs(5);
 const EVENTS_AT_ONCE: u32 = 256;
 
 /// How a job ended: a result, an error, or both (a verify that found damage).
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// What it found or made.
     pub result: Option<JobResult>,
     /// Why it failed.
     pub error: Option<Error>,
+    /// Whether it has not ended, and waits for a person: `error` says why.
+    pub is_paused: bool,
 }
 
 impl From<Result<JobResult, Error>> for Outcome {
     fn from(result: Result<JobResult, Error>) -> Self {
         match result {
-            Ok(result) => Self { result: Some(result), error: None },
-            Err(error) => Self { result: None, error: Some(error) },
+            Ok(result) => Self { result: Some(result), error: None, is_paused: false },
+            Err(error) => Self { result: None, error: Some(error), is_paused: false },
+        }
+    }
+}
+
+impl From<Result<RestoreReport, Ended>> for Outcome {
+    fn from(result: Result<RestoreReport, Ended>) -> Self {
+        match result {
+            Ok(report) => Ok(JobResult { result: Some(job_result::Result::Restore(report)) }).into(),
+            Err(Ended::Failed(error)) => Err(error).into(),
+            Err(Ended::Paused(error)) => Self { result: None, error: Some(error), is_paused: true },
         }
     }
 }
@@ -193,19 +207,28 @@ impl Jobs {
             _ => e,
         });
         let state = match error.as_ref().map(|e| e.reason) {
+            _ if outcome.is_paused => JobState::Paused,
             None => JobState::Succeeded,
             Some(Reason::Cancelled) => JobState::Cancelled,
             Some(_) => JobState::Failed,
         };
         match &error {
             None => tracing::info!(job = job.id(), "a job has succeeded"),
+            Some(e) if outcome.is_paused => tracing::error!(job = job.id(), reason = %e.reason, "a job is paused: {e}"),
             Some(e) => tracing::warn!(job = job.id(), reason = %e.reason, node = e.node, "a job has ended: {e}"),
         }
         let failure = error.map(|e| e.to_failure());
         let ended_at = Timestamp::now();
-        while let Err(e) =
-            self.catalog.finish_job(job.id(), state, failure.clone(), outcome.result.clone(), ended_at).await
-        {
+        let record = || async {
+            match (state, &failure) {
+                (JobState::Paused, Some(failure)) => self.catalog.pause_job(job.id(), failure.clone(), ended_at).await,
+                _ => {
+                    let (failure, result) = (failure.clone(), outcome.result.clone());
+                    self.catalog.finish_job(job.id(), state, failure, result, ended_at).await
+                }
+            }
+        };
+        while let Err(e) = record().await {
             tracing::error!(job = job.id(), "the end of a job could not be recorded: {e}");
             tokio::select! {
                 () = tokio::time::sleep(RECORD_AGAIN_AFTER) => {}
@@ -254,6 +277,10 @@ impl Jobs {
         if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
             tracing::warn!(jobs = self.lock().len(), "some jobs did not end in time");
         }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, JobHandle>> {

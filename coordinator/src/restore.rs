@@ -8,8 +8,8 @@ mod wire;
 use prexor_format::{id::BackupId, manifest::Manifest};
 use prexor_proto::reason::Reason;
 
-pub use execute::{recover, run};
-pub use wire::{plan as plan_to_wire, safety_from_wire};
+pub use execute::{Ended, Way, recover, resume, run};
+pub use wire::{on_failure_from_wire, plan as plan_to_wire, safety_from_wire};
 
 use crate::{context::Context, error::Error};
 use plan::{Options, Plan};

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use prexor_format::text;
 use prexor_proto::{
-    backup::{Backup, BackupState, GetStatusResponse, Job, Node},
+    backup::{Backup, BackupState, GetStatusResponse, Job, JobState, Node},
     convert::{kind_from_wire, time_from_wire},
 };
 
@@ -33,7 +33,11 @@ pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
     let store = looked_at.await;
     let recent: Vec<Backup> = ctx.catalog.backups(None, RECENT).await?.into_iter().map(|b| b.backup).collect();
     let any_complete = recent.iter().any(|b| b.state() == BackupState::Complete);
-    let mut problems = Vec::new();
+    let mut active_jobs: Vec<Job> = ctx.catalog.active_jobs().await?.into_iter().map(|row| row.job).collect();
+    jobs::say_what_they_wait_for(&ctx.catalog, &mut active_jobs, Timestamp::now()).await?;
+    let paused = active_jobs.iter().filter(|job| job.state() == JobState::Paused);
+    let why = |job: &Job| job.failure.as_ref().map(|f| f.message.clone()).unwrap_or_default();
+    let mut problems: Vec<String> = paused.map(|job| format!("{} is paused: {}", job.id, why(job))).collect();
     problems
         .extend(store.as_ref().err().map(|e| format!("the store {} is out of order: {e}", ctx.store.root().display())));
     problems.extend(self::problems(&nodes, &recent, any_complete, Timestamp::now()));
@@ -49,8 +53,6 @@ pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
             text::bytes(latest.size_bytes)
         ));
     }
-    let mut active_jobs: Vec<Job> = ctx.catalog.active_jobs().await?.into_iter().map(|row| row.job).collect();
-    jobs::say_what_they_wait_for(&ctx.catalog, &mut active_jobs, Timestamp::now()).await?;
     Ok(GetStatusResponse {
         cluster: ctx.config.cluster.clone(),
         coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),

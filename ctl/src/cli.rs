@@ -180,6 +180,9 @@ pub struct RestoreArgs {
     /// Restore although a server or a controller has another version than the backup's (law L19)
     #[arg(long)]
     pub accept_versions: bool,
+    /// What happens when it fails after live data has changed
+    #[arg(long, value_name = "WHAT", default_value = "roll-back")]
+    pub on_failure: OnFailure,
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
@@ -211,6 +214,15 @@ pub struct PartArgs {
     /// Valkey keys that match, as in SCAN MATCH: `prexor:v1:platform:chat:*`
     #[arg(long, value_name = "PATTERN")]
     pub keys: Vec<String>,
+}
+
+/// What becomes of a restore that fails half way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnFailure {
+    /// Everything is taken back and the controllers are started.
+    RollBack,
+    /// It pauses with the controllers held; `job resume` goes on, `job cancel` takes it back.
+    Hold,
 }
 
 /// When a restore saves what it replaces.
@@ -260,6 +272,11 @@ pub enum JobVerb {
     },
     /// Watch a job to its end; with --json one event per line
     Watch {
+        /// The job
+        id: String,
+    },
+    /// Let a restore go on that is paused, and watch it
+    Resume {
         /// The job
         id: String,
     },

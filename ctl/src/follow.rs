@@ -28,9 +28,9 @@ pub enum Watched {
     Detached,
 }
 
-/// Whether nothing more happens to a job in this state.
+/// Whether nothing more happens to a job in this state by itself.
 pub fn has_ended(state: JobState) -> bool {
-    matches!(state, JobState::Succeeded | JobState::Failed | JobState::Cancelled)
+    matches!(state, JobState::Succeeded | JobState::Failed | JobState::Cancelled | JobState::Paused)
 }
 
 /// Hands every event of a job to `on_event`, past ones first, until the job has ended or Ctrl-C is pressed.

@@ -240,6 +240,7 @@ pub fn job_state(state: wire::JobState) -> &'static str {
         wire::JobState::Succeeded => "succeeded",
         wire::JobState::Failed => "failed",
         wire::JobState::Cancelled => "cancelled",
+        wire::JobState::Paused => "paused",
         wire::JobState::Unspecified => "unknown",
     }
 }

@@ -97,11 +97,8 @@ async fn a_cancelled_restore_leaves_everything_as_it_was() {
     assert_ne!(said.code, 0, "{said:?}");
 }
 
-#[tokio::test]
-async fn a_valkey_that_does_not_start_takes_everything_back() {
-    let cluster = Cluster::start().await;
-    let (id, backed_up, live) = changed(&cluster).await;
-    // The databases are swapped first, so the failure comes after live data has changed.
+/// The first start of Valkey fails. The databases are swapped first, so that comes after live data has changed.
+async fn valkey_fails_once(mut cluster: Cluster) -> Cluster {
     let config = cluster.dir().join("agent.yml");
     let good = std::fs::read_to_string(&config).expect("agent.yml");
     let start = cluster.valkey.as_ref().expect("Valkey").start_command();
@@ -115,9 +112,16 @@ async fn a_valkey_that_does_not_start_takes_everything_back() {
     std::fs::set_permissions(&once, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a mode");
     std::fs::write(&config, good.replace(&start.display().to_string(), &once.display().to_string()))
         .expect("agent.yml");
-    let mut cluster = cluster;
     cluster.kill_agent();
     cluster.start_agent().await;
+    cluster
+}
+
+#[tokio::test]
+async fn a_valkey_that_does_not_start_takes_everything_back() {
+    let cluster = Cluster::start().await;
+    let (id, backed_up, live) = changed(&cluster).await;
+    let cluster = valkey_fails_once(cluster).await;
     let said = cluster.ctl(&["restore", &id, "--yes"]);
     assert_ne!(said.code, 0, "{said:?}");
     assert!(said.err.contains("no memory") && said.err.contains("as it was before"), "{}", said.err);
@@ -127,4 +131,54 @@ async fn a_valkey_that_does_not_start_takes_everything_back() {
     assert_eq!(cluster.backups().len(), 1, "what was saved before it is live again");
     cluster.ctl(&["restore", &id, "--yes"]).ok();
     is_as(&cluster, &backed_up).await;
+}
+
+/// A restore that has failed in between and holds the controller, which ran; its id, and what was live before.
+async fn paused() -> (Cluster, String, Snapshot, Snapshot) {
+    let cluster = Cluster::start().await;
+    let (id, backed_up, live) = changed(&cluster).await;
+    let cluster = valkey_fails_once(cluster).await;
+    cluster.set_controller_running(true);
+    let said = cluster.ctl(&["restore", &id, "--on-failure", "hold", "--yes"]);
+    assert_ne!(said.code, 0, "{said:?}");
+    let job = last_job(&cluster);
+    let job_id = job["id"].as_str().expect("an id").to_owned();
+    assert_eq!(job["state"], "paused", "{job}");
+    assert!(said.err.contains("no memory") && said.err.contains(&format!("prexorctl job resume {job_id}")), "{said:?}");
+    assert!(!cluster.controller_runs() && cluster.dir().join("agent/hold").exists());
+    (cluster, job_id, backed_up, live)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_is_paused_keeps_everything_to_itself_until_it_goes_on() {
+    let (mut cluster, job, backed_up, _) = paused().await;
+    // It is paused over a restart too.
+    cluster.kill_coordinator();
+    cluster.start_coordinator().await;
+    assert_eq!(last_job(&cluster)["state"], "paused");
+    let status = cluster.ctl(&["status", "--json"]).json();
+    assert!(status["problems"][0].as_str().is_some_and(|p| p.contains(&format!("{job} is paused"))), "{status}");
+    let refused = cluster.ctl(&["backup", "create", "--no-queue"]);
+    assert!(refused.code != 0 && refused.err.contains(&job), "{refused:?}");
+
+    let ready = cluster.answer_readiness().await;
+    let said = cluster.ctl(&["job", "resume", &job]).ok();
+    assert!(said.out.contains("RestoreExecutor: replace valkey RDB... OK"), "{said:?}");
+    ready.abort();
+    assert_eq!(last_job(&cluster)["state"], "succeeded");
+    assert!(cluster.controller_runs() && !cluster.dir().join("agent/hold").exists());
+    is_as(&cluster, &backed_up).await;
+    cluster.ctl(&["job", "resume", &job]).failed(2);
+    cluster.backup();
+}
+
+#[tokio::test]
+async fn a_restore_that_is_paused_can_be_taken_back() {
+    let (cluster, job, _, live) = paused().await;
+    cluster.ctl(&["job", "cancel", &job]).ok();
+    let ended = job_has_ended(&cluster).await;
+    assert_eq!(ended["state"], "cancelled", "{ended}");
+    assert!(cluster.controller_runs() && !cluster.dir().join("agent/hold").exists());
+    is_as(&cluster, &live).await;
+    assert_eq!(cluster.backups().len(), 1, "what was saved is live again");
 }

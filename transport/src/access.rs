@@ -67,6 +67,7 @@ pub const TABLE: &[Rule] = &[
     operators("/prexorcloud.backup.v1.JobService/ListJobs"),
     operators("/prexorcloud.backup.v1.JobService/WatchJob"),
     witnessed("/prexorcloud.backup.v1.JobService/CancelJob"),
+    witnessed("/prexorcloud.backup.v1.JobService/ResumeJob"),
     operators("/prexorcloud.backup.v1.AdminService/GetStatus"),
     witnessed("/prexorcloud.backup.v1.AdminService/CreateToken"),
     operators("/prexorcloud.backup.v1.AdminService/ListTokens"),

@@ -138,6 +138,44 @@ impl Catalog {
         Ok(())
     }
 
+    /// Pauses a job that runs: it has not ended, keeps its scope, and says why.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub async fn pause_job(&self, id: &str, failure: Failure, now: Timestamp) -> Result<(), Error> {
+        let mut tx = self.pool.begin_with(BEGIN).await?;
+        sqlx::query("UPDATE jobs SET state = $1, failure = $2 WHERE id = $3 AND finished_ms IS NULL")
+            .bind(JobState::Paused.as_str_name())
+            .bind(prost::Message::encode_to_vec(&failure))
+            .bind(id)
+            .execute(&mut *tx)
+            .await?;
+        events::append(&mut tx, id, now, Event::Failure(failure)).await?;
+        events::append(&mut tx, id, now, Event::State(JobState::Paused as i32)).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Lets a job that is paused run again; `false` when it is not paused. It is the caller's to run.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub async fn unpause_job(&self, id: &str, now: Timestamp) -> Result<bool, Error> {
+        let mut tx = self.pool.begin_with(BEGIN).await?;
+        let done = sqlx::query("UPDATE jobs SET state = $1, failure = NULL WHERE id = $2 AND state = $3")
+            .bind(JobState::Running.as_str_name())
+            .bind(id)
+            .bind(JobState::Paused.as_str_name())
+            .execute(&mut *tx)
+            .await?;
+        if done.rows_affected() == 0 {
+            return Ok(false);
+        }
+        events::append(&mut tx, id, now, Event::State(JobState::Running as i32)).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
     /// The job with this id.
     ///
     /// # Errors

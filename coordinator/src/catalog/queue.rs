@@ -41,6 +41,7 @@ impl OpenJob {
             JobKind::Backup | JobKind::Unspecified => "backup",
         };
         let doing = match self.job.started_at.as_ref().and_then(|t| time_from_wire(t).ok()) {
+            _ if self.job.state() == JobState::Paused => "paused: `prexorctl job show` tells why".to_owned(),
             Some(started) => format!("running for {}", duration(now.duration_since(started))),
             None => "waiting too".to_owned(),
         };

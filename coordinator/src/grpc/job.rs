@@ -5,8 +5,8 @@ use std::pin::Pin;
 use futures::{Stream, StreamExt as _};
 use jiff::Timestamp;
 use prexor_proto::backup::{
-    CancelJobRequest, GetJobRequest, Job, JobEvent, ListJobsRequest, ListJobsResponse, WatchJobRequest,
-    job_service_server::JobService,
+    CancelJobRequest, GetJobRequest, Job, JobEvent, ListJobsRequest, ListJobsResponse, ResumeJobRequest,
+    WatchJobRequest, job_service_server::JobService,
 };
 use prexor_transport::access::About;
 use tonic::{Request, Response, Status, async_trait};
@@ -48,5 +48,12 @@ impl JobService for Api {
         let job_id = request.into_inner().job_id;
         about.is(format!("{job_id:.40}"));
         Ok(Response::new(self.ctx.jobs.cancel(&self.ctx, &job_id, &who).await?))
+    }
+
+    async fn resume_job(&self, request: Request<ResumeJobRequest>) -> Result<Response<Job>, Status> {
+        let (who, about) = (caller(&request)?.to_string(), About::of(&request));
+        let job_id = request.into_inner().job_id;
+        about.is(format!("{job_id:.40}"));
+        Ok(Response::new(self.ctx.jobs.resume(&self.ctx, &job_id, &who).await?))
     }
 }

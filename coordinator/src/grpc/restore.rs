@@ -55,7 +55,8 @@ async fn plan(ctx: &Context, request: &PlanRestoreRequest) -> Result<restore::pl
     let selection = selection_from_wire(request.selection.as_ref());
     let selection = selection.checked().map_err(|e| Error::invalid(e.to_string()))?;
     let safety = restore::safety_from_wire(request.safety());
-    let options = Options { scope, selection, accept_versions: request.accept_versions, safety };
+    let on_failure = restore::on_failure_from_wire(request.on_failure());
+    let options = Options { scope, selection, accept_versions: request.accept_versions, safety, on_failure };
     restore::plan_restore(ctx, &id, &options).await
 }
 

@@ -11,6 +11,7 @@ use crate::{
     catalog::{Catalog, JobRow, in_the_way, in_words},
     context::Context,
     error::Error,
+    restore::Way,
 };
 
 /// Fills in what those of these jobs wait for that wait.
@@ -77,7 +78,8 @@ impl Jobs {
         });
     }
 
-    /// Asks a job to stop, and returns it as it is now. One that waits ends at once; one that has ended stays as it is.
+    /// Asks a job to stop, and returns it as it is now. One that waits ends at once, one that is paused goes back; one that
+    /// has ended stays as it is.
     ///
     /// # Errors
     /// `NOT_FOUND` when there is no such job.
@@ -89,6 +91,11 @@ impl Jobs {
                 self.advance(ctx).await;
             } else if job.cancel_by_somebody() {
                 job.message(why).await;
+            }
+        } else {
+            let row = self.catalog.job(id).await?;
+            if row.job.state() == JobState::Paused {
+                self.go_on(ctx, row, Way::Back, format!("cancelled by {requested_by}: it is taken back")).await?;
             }
         }
         Ok(self.catalog.job(id).await?.job)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use prexor_format::manifest::MANIFEST_FILE;
 use prexor_proto::{
-    backup::{JobKind, JobResult, JobState, job_result},
+    backup::{JobKind, JobState},
     reason::Reason,
 };
 
@@ -54,14 +54,13 @@ async fn sweep(ctx: &Context) -> Result<(), Error> {
 
 async fn recover_job(ctx: &Arc<Context>, row: JobRow) -> Result<(), Error> {
     let id = row.job.id.clone();
-    if row.job.state() == JobState::Queued {
+    if matches!(row.job.state(), JobState::Queued | JobState::Paused) {
         return Ok(());
     }
     if let Task::Restore(plan) = Task::read(row.job.kind(), &row.spec)? {
         tracing::warn!(job = id, "taking up a restore that was interrupted");
         ctx.jobs.start(ctx, &id, JobKind::Restore, |ctx, job| async move {
-            let report = restore::recover(&ctx, &job, &plan).await;
-            report.map(|r| JobResult { result: Some(job_result::Result::Restore(r)) }).into()
+            restore::recover(&ctx, &job, &plan).await.into()
         });
         return Ok(());
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use prexor_format::{artifact::ArtifactKind, gzip::Level, id::BackupId};
 use prexor_proto::{
-    backup::{CreateBackupRequest, JobKind, JobResult, Plan, StepVerb, VerifyBackupRequest, job_result},
+    backup::{CreateBackupRequest, JobKind, Plan, StepVerb, VerifyBackupRequest},
     convert::{compression_from_wire, compression_to_wire, kind_from_wire, scope_from_wire},
 };
 use prost::Message as _;
@@ -118,10 +118,7 @@ impl Task {
                     .into()
             }
             Self::Verify(id) => verify::run(ctx, job, &id).await,
-            Self::Restore(plan) => {
-                let report = restore::run(ctx, job, &plan).await;
-                report.map(|r| JobResult { result: Some(job_result::Result::Restore(r)) }).into()
-            }
+            Self::Restore(plan) => restore::run(ctx, job, &plan).await.into(),
         }
     }
 }

@@ -64,7 +64,7 @@ async fn state(ctx: &Context, id: &str) -> JobState {
 }
 
 fn succeeded() -> Outcome {
-    Outcome { result: None, error: None }
+    Outcome::default()
 }
 
 async fn until_cancelled(job: JobHandle) -> Outcome {

@@ -47,7 +47,7 @@ pub(super) async fn run(ctx: &Arc<Context>, job: &JobHandle, id: &BackupId) -> O
     };
     let report = match report {
         Ok(report) => report,
-        Err(e) => return Outcome { result: None, error: Some(e) },
+        Err(e) => return Err(e).into(),
     };
     let problems = || report.checks.iter().flat_map(|c| &c.problems);
     let error = problems().next().map(|first| {
@@ -60,9 +60,10 @@ pub(super) async fn run(ctx: &Arc<Context>, job: &JobHandle, id: &BackupId) -> O
     if error.is_none()
         && let Err(e) = ctx.catalog.set_verified(id, Timestamp::now()).await
     {
-        return Outcome { result: None, error: Some(e) };
+        return Err(e).into();
     }
-    Outcome { result: Some(JobResult { result: Some(job_result::Result::Verify(report)) }), error }
+    let result = Some(JobResult { result: Some(job_result::Result::Verify(report)) });
+    Outcome { result, error, is_paused: false }
 }
 
 async fn report(ctx: &Arc<Context>, job: &JobHandle, id: &BackupId) -> Result<VerifyReport, Error> {

@@ -5,7 +5,6 @@
 //! everything else is taken back. A controller is not let go of while what it would find is in between.
 
 use std::{
-    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -17,31 +16,32 @@ use futures::{
 
 use jiff::{SignedDuration, Timestamp};
 use prexor_format::{
-    artifact::ArtifactKind,
     id::{BackupId, NodeName},
     manifest::{Artifact, Manifest},
     selection::Selection,
 };
 use prexor_proto::{
-    backup::{Backup, Plan, Replacement, RestoreReport, Step, StepResult, StepState, StepVerb},
-    convert::{duration_to_wire, kind_from_wire, selection_from_wire},
+    backup::{OnFailure, Plan, Replacement, RestoreReport, Step, StepResult, StepState, StepVerb},
+    convert::{duration_to_wire, selection_from_wire},
     reason::Reason,
 };
 
 use super::{plan::Options, plan_restore, read_manifest, refuse};
 use crate::{
     agents::{self, AgentClient},
-    backups,
     catalog::StepRecord,
     context::Context,
     error::Error,
-    jobs::{self, JobHandle},
+    jobs::JobHandle,
 };
 
 mod back;
 mod controllers;
+mod journal;
+mod safety;
 
 use back::Must;
+use journal::Journal;
 
 struct Execution<'a> {
     ctx: &'a Arc<Context>,
@@ -59,51 +59,114 @@ impl<'a> Execution<'a> {
     }
 }
 
+/// How a restore ended that has not succeeded.
+#[derive(Debug)]
+pub enum Ended {
+    /// Everything is as it was before.
+    Failed(Error),
+    /// It stands in between, with the controllers held, and a person decides how it goes on.
+    Paused(Error),
+}
+
+/// Where a restore goes that was paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// On from where it stopped, which is back when it was on its way back.
+    On,
+    /// Back.
+    Back,
+}
+
 /// Takes the plan's steps.
 ///
 /// # Errors
 /// The first failure, after everything was taken back.
-pub async fn run(ctx: &Arc<Context>, job: &JobHandle, plan: &Plan) -> Result<RestoreReport, Error> {
-    let execution = Execution::new(ctx, job, plan)?;
-    match execution.up_to_commit(|_| true).await {
-        Ok(()) => execution.commit().await,
-        Err(failed) => Err(execution.take_back(failed).await),
-    }
+pub async fn run(ctx: &Arc<Context>, job: &JobHandle, plan: &Plan) -> Result<RestoreReport, Ended> {
+    let execution = Execution::new(ctx, job, plan).map_err(Ended::Failed)?;
+    execution.forwards(|_| true).await
 }
 
 /// Ends a restore that was running when the coordinator died: goes on where everything was checked already, takes
-/// everything back otherwise.
+/// everything back otherwise, or pauses where that was asked for.
 ///
 /// # Errors
 /// `INTERRUPTED`, when everything was taken back.
-pub async fn recover(ctx: &Arc<Context>, job: &JobHandle, plan: &Plan) -> Result<RestoreReport, Error> {
-    let execution = Execution::new(ctx, job, plan)?;
-    let journal = ctx.catalog.steps(job.id()).await?;
-    let state = |step: &Step| journal.iter().find(|s| s.number == step.number).map(|s| s.state);
-    let of = |verb| plan.steps.iter().filter(move |s| s.verb() == verb);
-    if of(StepVerb::Commit).any(|s| state(s).is_some()) {
+pub async fn recover(ctx: &Arc<Context>, job: &JobHandle, plan: &Plan) -> Result<RestoreReport, Ended> {
+    let execution = Execution::new(ctx, job, plan).map_err(Ended::Failed)?;
+    let journal = execution.journal().await.map_err(Ended::Paused)?;
+    if journal.has_begun(StepVerb::Commit) {
         job.message("the coordinator ended after everything was checked: finishing the commit").await;
         return execution.commit().await;
     }
-    let taken_back = journal.iter().any(|s| matches!(s.state, StepState::Failed | StepState::Reverted));
-    if !taken_back && of(StepVerb::Check).all(|s| state(s) == Some(StepState::Done)) {
+    if !journal.is_taken_back() && journal.is_done(StepVerb::Check) {
         job.message("the coordinator ended after everything was checked: going on").await;
-        let last = |verb| matches!(verb, StepVerb::Start | StepVerb::Release);
-        return match execution.up_to_commit(last).await {
-            Ok(()) => execution.commit().await,
-            Err(failed) => Err(execution.take_back(failed).await),
-        };
+        return execution.forwards(|step| matches!(step.verb(), StepVerb::Start | StepVerb::Release)).await;
     }
     let interrupted = Error::new(Reason::Interrupted, "the coordinator ended while the restore ran");
-    Err(execution.take_back(interrupted).await)
+    Err(execution.after(interrupted).await)
+}
+
+/// Goes on with a restore that was paused.
+///
+/// # Errors
+/// The next failure, or `CANCELLED` when everything was taken back as it was asked for.
+pub async fn resume(ctx: &Arc<Context>, job: &JobHandle, plan: &Plan, way: Way) -> Result<RestoreReport, Ended> {
+    let execution = Execution::new(ctx, job, plan).map_err(Ended::Failed)?;
+    let journal = execution.journal().await.map_err(Ended::Paused)?;
+    if journal.has_begun(StepVerb::Commit) {
+        return execution.commit().await;
+    }
+    if way == Way::Back {
+        return Err(execution.take_back(Error::cancelled()).await);
+    }
+    if journal.is_taken_back() {
+        return Err(execution.take_back(Error::new(Reason::Interrupted, "the restore had failed")).await);
+    }
+    // What is staged, compared and saved stays so; whatever has to do with live data and controllers is looked at again.
+    let once = [StepVerb::Preflight, StepVerb::Stage, StepVerb::Prepare, StepVerb::Safety];
+    execution.forwards(|step| !(once.contains(&step.verb()) && journal.is_step_done(step))).await
 }
 
 impl Execution<'_> {
+    /// Takes those of the steps that come before the first commit, then commits.
+    async fn forwards(&self, which: impl Fn(&Step) -> bool) -> Result<RestoreReport, Ended> {
+        match self.up_to_commit(which).await {
+            Ok(()) => self.commit().await,
+            Err(failed) => Err(self.after(failed).await),
+        }
+    }
+
+    /// What comes of a failure: the way back, or a pause where one was asked for and live data has changed.
+    async fn after(&self, failed: Error) -> Ended {
+        let holds = self.plan.on_failure() == OnFailure::Hold && failed.reason != Reason::Cancelled;
+        let journal = self.journal().await;
+        let changed = |j: &Journal<'_>| j.has_begun(StepVerb::Swap) && !j.is_taken_back();
+        if !(holds && journal.as_ref().is_ok_and(changed)) {
+            return self.take_back(failed).await;
+        }
+        let held = self.hold_again().await.err().map(|e| format!("; but {}", e.message)).unwrap_or_default();
+        Ended::Paused(self.paused(failed, &format!("the controllers stay stopped and held{held}")))
+    }
+
+    /// What people are told of a restore that pauses.
+    fn paused(&self, failed: Error, how: &str) -> Error {
+        let id = self.job.id();
+        let message = format!(
+            "{}; {how}. `prexorctl job resume {id}` goes on from here, `prexorctl job cancel {id}` takes everything back",
+            failed.message
+        );
+        Error { message, ..failed }
+    }
+
+    async fn journal(&self) -> Result<Journal<'_>, Error> {
+        Ok(Journal::of(self.plan, self.ctx.catalog.steps(self.job.id()).await?))
+    }
+
     /// Takes those of the steps that come before the first commit. All controllers are stopped at once; of those that are
     /// started the first one goes ahead: what keeps it from getting ready would keep the others too.
-    async fn up_to_commit(&self, which: fn(StepVerb) -> bool) -> Result<(), Error> {
+    async fn up_to_commit(&self, which: impl Fn(&Step) -> bool) -> Result<(), Error> {
         let manifest = read_manifest(self.ctx, &self.id).await?;
-        let steps = self.plan.steps.iter().filter(|s| s.verb() != StepVerb::Commit && which(s.verb()));
+        let steps = self.plan.steps.iter().filter(|s| s.verb() != StepVerb::Commit && which(s));
         for together in side_by_side(steps) {
             self.job.check_cancelled()?;
             let work: Vec<BoxFuture<'_, _>> =
@@ -115,11 +178,11 @@ impl Execution<'_> {
 
     /// From here on there is no way back, so what fails is tried again until it works or somebody cancels the waiting.
     /// Whatever becomes of one artifact, the others are committed too.
-    async fn commit(&self) -> Result<RestoreReport, Error> {
+    async fn commit(&self) -> Result<RestoreReport, Ended> {
         let patience = self.patience();
         let mut failed = Vec::new();
         for step in self.plan.steps.iter().filter(|s| s.verb() == StepVerb::Commit) {
-            let (node, artifact_id) = place(step)?;
+            let (node, artifact_id) = place(step).map_err(Ended::Paused)?;
             let meanwhile = format!("{artifact_id}: the old data is not removed yet");
             let work = self.insist(&node, Must::Verb(agents::Verb::Commit, artifact_id), &meanwhile, &patience);
             failed.extend(self.take(step, work).await.err());
@@ -132,8 +195,13 @@ impl Execution<'_> {
                 Ok(RestoreReport { after: self.plan.after.clone(), steps, safety_backup })
             }
             Some(e) => {
-                let message = format!("everything is restored and checked, but old data is not removed: {}", e.message);
-                Err(Error { message, ..e })
+                let id = self.job.id();
+                let message = format!(
+                    "everything is restored and checked, but old data is not removed: {}. `prexorctl job resume {id}` tries \
+                     that again",
+                    e.message
+                );
+                Err(Ended::Paused(Error { message, ..e }))
             }
         }
     }
@@ -200,6 +268,7 @@ impl Execution<'_> {
             scope: self.kinds()?,
             selection: self.selection(),
             accept_versions: self.plan.accept_versions,
+            on_failure: super::on_failure_from_wire(self.plan.on_failure()),
             safety: super::safety_from_wire(self.plan.safety()),
         };
         let now = plan_restore(self.ctx, &self.id, &options).await?;
@@ -216,36 +285,6 @@ impl Execution<'_> {
             ));
         }
         Ok(())
-    }
-
-    /// What is replaced.
-    fn kinds(&self) -> Result<Vec<ArtifactKind>, Error> {
-        let kinds = self.plan.replacements.iter().map(|r| kind_from_wire(r.kind));
-        let kinds = kinds.collect::<Result<BTreeSet<_>, _>>().map_err(|e| Error::internal(e.to_string()))?;
-        Ok(kinds.into_iter().collect())
-    }
-
-    /// L24: the way back that is there when everything is committed.
-    async fn save_live(&self) -> Result<(), Error> {
-        let saved = jobs::safety(self.ctx, self.job, self.kinds()?, &self.id).await.map_err(|e| {
-            let message = format!(
-                "the live state cannot be saved, which --safety none would do without (and without a way to undo the restore): {}",
-                e.message
-            );
-            if e.reason == Reason::Cancelled { e } else { Error { message, ..e } }
-        })?;
-        if let Some(backup) = saved {
-            self.job.message(format!("the state before this restore is saved as {}", backup.id)).await;
-        }
-        Ok(())
-    }
-
-    /// What this restore has saved of the state before it.
-    async fn saved(&self) -> Option<Backup> {
-        let saved = backups::safety_of(self.ctx, self.job.id()).await;
-        saved
-            .inspect_err(|e| tracing::error!(job = self.job.id(), "its safety backup cannot be looked up: {e}"))
-            .ok()?
     }
 
     fn selection(&self) -> Selection {

@@ -83,6 +83,19 @@ pub struct Options {
     pub accept_versions: bool,
     /// When the live state is saved.
     pub safety: Safety,
+    /// What happens when it fails half way.
+    pub on_failure: OnFailure,
+}
+
+/// What happens when a restore fails that has changed live data already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// Everything is taken back.
+    #[default]
+    RollBack,
+    /// It pauses, with all controllers held.
+    Hold,
 }
 
 /// When the live state is saved as a backup of its own, so that the restore can be undone (law L24).
@@ -109,6 +122,8 @@ pub struct Plan {
     pub accept_versions: bool,
     /// When the live state is saved.
     pub safety: Safety,
+    /// What happens when it fails half way.
+    pub on_failure: OnFailure,
     /// What is exchanged for what.
     pub replacements: Vec<Replacement>,
     /// What is done, in this order.
@@ -236,6 +251,7 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
         selection: selection.clone(),
         accept_versions: options.accept_versions,
         safety: options.safety,
+        on_failure: options.on_failure,
         replacements: placed.iter().map(|(artifact, node)| replacement(artifact, node, selection)).collect(),
         steps: steps(&placed, nodes, options),
         notes: [
@@ -243,6 +259,7 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
             laws::notes(manifest, &selected, selection),
             words::stop(nodes),
             words::safety(options.safety, &placed, nodes),
+            words::on_failure(options.on_failure).into_iter().collect(),
             placed.iter().flat_map(|(a, node)| words::way(a, node, selection)).collect(),
             missing,
         ]

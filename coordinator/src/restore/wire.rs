@@ -7,7 +7,7 @@ use prexor_proto::{
 
 use prexor_format::selection::Selection;
 
-use super::plan::{Plan, Replacement, Safety, Step, Verb};
+use super::plan::{OnFailure, Plan, Replacement, Safety, Step, Verb};
 
 /// The plan on the wire, digest included.
 pub fn plan(plan: &Plan) -> wire::Plan {
@@ -25,6 +25,11 @@ pub fn plan(plan: &Plan) -> wire::Plan {
         after: plan.after.clone(),
         accept_versions: plan.accept_versions,
         safety: safety_to_wire(plan.safety).into(),
+        on_failure: match plan.on_failure {
+            OnFailure::RollBack => wire::OnFailure::RollBack,
+            OnFailure::Hold => wire::OnFailure::Hold,
+        }
+        .into(),
         corrections: plan.corrections.clone(),
         selection: (plan.selection != Selection::default()).then(|| selection_to_wire(&plan.selection)),
     }
@@ -36,6 +41,14 @@ pub fn safety_from_wire(safety: wire::Safety) -> Safety {
         wire::Safety::Unspecified | wire::Safety::AfterStop => Safety::AfterStop,
         wire::Safety::BeforeStop => Safety::BeforeStop,
         wire::Safety::None => Safety::None,
+    }
+}
+
+/// What happens when a restore fails half way, as it was asked for.
+pub fn on_failure_from_wire(on_failure: wire::OnFailure) -> OnFailure {
+    match on_failure {
+        wire::OnFailure::Unspecified | wire::OnFailure::RollBack => OnFailure::RollBack,
+        wire::OnFailure::Hold => OnFailure::Hold,
     }
 }
 

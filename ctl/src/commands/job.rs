@@ -2,5 +2,6 @@
 
 pub mod cancel;
 pub mod list;
+pub mod resume;
 pub mod show;
 pub mod watch;

@@ -52,7 +52,7 @@ pub fn result(job: &Job) -> Result<&job_result::Result, Failure> {
     let result = job.result.as_ref().and_then(|r| r.result.as_ref());
     match (job.state(), result) {
         (JobState::Succeeded, Some(result)) | (_, Some(result @ job_result::Result::Verify(_))) => Ok(result),
-        (JobState::Failed, _) => Err(job
+        (JobState::Failed | JobState::Paused, _) => Err(job
             .failure
             .as_ref()
             .map_or_else(|| Failure::contract(format!("{} failed and does not say why", job.id)), Failure::of_job)),

@@ -14,7 +14,7 @@ use prexor_proto::{
 use serde::Serialize;
 
 use crate::{
-    cli::{PartArgs, RestoreArgs, Safety, Target},
+    cli::{OnFailure, PartArgs, RestoreArgs, Safety, Target},
     client::{self, Client},
     commands::outcome,
     exit::Exit,
@@ -136,6 +136,11 @@ fn request(args: &RestoreArgs) -> Result<PlanRestoreRequest, Failure> {
             Safety::AfterStop => backup::Safety::AfterStop,
             Safety::BeforeStop => backup::Safety::BeforeStop,
             Safety::None => backup::Safety::None,
+        }
+        .into(),
+        on_failure: match args.on_failure {
+            OnFailure::RollBack => backup::OnFailure::RollBack,
+            OnFailure::Hold => backup::OnFailure::Hold,
         }
         .into(),
     })

@@ -15,8 +15,8 @@ use prexor_proto::backup::{
     ApplyRestoreRequest, Backup, BackupState, CancelJobRequest, CreateBackupRequest, DeleteBackupRequest,
     DeleteBackupResponse, GetBackupRequest, GetBackupResponse, GetJobRequest, ImportBackupRequest, Job, JobEvent,
     JobResult, JobState, ListBackupsRequest, ListBackupsResponse, ListJobsRequest, ListJobsResponse, Message, Plan,
-    PlanRestoreRequest, Progress, RestoreReport, Step, StepEvent, StepState, StepVerb, VerifyBackupRequest,
-    WatchJobRequest,
+    PlanRestoreRequest, Progress, RestoreReport, ResumeJobRequest, Step, StepEvent, StepState, StepVerb,
+    VerifyBackupRequest, WatchJobRequest,
     backup_service_server::{BackupService, BackupServiceServer},
     job_event::Event,
     job_result::Result as Outcome,
@@ -283,6 +283,10 @@ impl JobService for Script {
     }
 
     async fn cancel_job(&self, _: Request<CancelJobRequest>) -> Result<Response<Job>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn resume_job(&self, _: Request<ResumeJobRequest>) -> Result<Response<Job>, Status> {
         Err(Status::unimplemented(""))
     }
 }

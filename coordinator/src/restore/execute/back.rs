@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use prexor_format::id::NodeName;
 use prexor_proto::{
     backup::{Step, StepState, StepVerb},
@@ -12,8 +13,8 @@ use prexor_proto::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Execution, all_of, place};
-use crate::{agents, backups, error::Error};
+use super::{Ended, Execution, all_of, place};
+use crate::{agents, catalog::StepRecord, error::Error};
 
 /// How long to wait before an agent is asked again that could not do what it must.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
@@ -25,40 +26,39 @@ impl Execution<'_> {
     /// Takes every unit back that may have been begun, the last one first, lets the controllers go, and says in the error
     /// what came of it. Where something could not be taken back the controllers stay held: what they would find is in
     /// between.
-    pub(super) async fn take_back(&self, failed: Error) -> Error {
+    pub(super) async fn take_back(&self, failed: Error) -> Ended {
         tracing::warn!(job = self.job.id(), error = %failed, "restore failed, taking it back");
         let back = async {
+            self.mark().await?;
             self.hold_again().await?;
             self.revert_units().await
         };
-        let back = back.await;
-        if back.is_ok() {
-            self.nothing_to_undo().await;
+        if let Err(e) = back.await {
+            let saved = self.saved().await;
+            let saved = saved.map(|b| format!("; the state before it is saved as {}", b.id)).unwrap_or_default();
+            let how = format!("it could not be taken back: {}{saved}{}", e.message, self.who_stays_held());
+            return Ended::Paused(self.paused(failed, &how));
         }
-        let outcome = match back {
-            Ok(()) => match self.let_go().await {
-                Ok(None) => "everything is as it was before".to_owned(),
-                Ok(Some(running)) => {
-                    format!("everything is as it was before, and the controllers on {running} run again")
-                }
-                Err(e) => format!("everything is as it was before, but for the controllers: {}", e.message),
-            },
+        self.nothing_to_undo().await;
+        let outcome = match self.let_go().await {
+            Ok(None) => "everything is as it was before".to_owned(),
+            Ok(Some(running)) => {
+                format!("everything is as it was before, and the controllers on {running} run again")
+            }
             Err(e) => {
-                let saved = self.saved().await;
-                let saved = saved.map(|b| format!("; the state before it is saved as {}", b.id)).unwrap_or_default();
-                format!("it could not be taken back: {}{saved}{}", e.message, self.who_stays_held())
+                let how = format!("everything is as it was before, but for the controllers: {}", e.message);
+                return Ended::Paused(self.paused(failed, &how));
             }
         };
-        Error { message: format!("{}; {outcome}", failed.message), ..failed }
+        Ended::Failed(Error { message: format!("{}; {outcome}", failed.message), ..failed })
     }
 
-    /// What was saved is live again.
-    async fn nothing_to_undo(&self) {
-        let Some(saved) = self.saved().await else { return };
-        match saved.id.parse() {
-            Ok(id) => backups::discard(self.ctx, &id).await,
-            Err(e) => tracing::error!(job = self.job.id(), "its safety backup cannot be removed: {e}"),
-        }
+    /// From here on there is no other way than back, whoever takes the restore up.
+    async fn mark(&self) -> Result<(), Error> {
+        let Some(first) = self.plan.steps.first() else { return Ok(()) };
+        let (job_id, number, at) = (self.job.id(), first.number, Timestamp::now());
+        let record = StepRecord { job_id, number, state: StepState::Reverted, detail: "", at };
+        self.ctx.catalog.record_step(&record).await
     }
 
     /// One unit that cannot be taken back does not keep the others from it.

@@ -153,8 +153,8 @@ fn active() -> ServiceFacts {
 }
 
 fn everything() -> Options {
-    let safety = Safety::AfterStop;
-    Options { scope: vec![], selection: Selection::default(), accept_versions: false, safety }
+    let (safety, on_failure) = (Safety::AfterStop, OnFailure::RollBack);
+    Options { scope: vec![], selection: Selection::default(), accept_versions: false, safety, on_failure }
 }
 
 fn laws(plan: &Plan) -> Vec<&str> {

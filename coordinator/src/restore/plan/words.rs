@@ -8,7 +8,7 @@ use prexor_format::{
 };
 use prexor_proto::facts;
 
-use super::{NodeFacts, Safety, ServiceFacts, SourceFacts, Verb, root_of, source};
+use super::{NodeFacts, OnFailure, Safety, ServiceFacts, SourceFacts, Verb, root_of, source};
 
 /// A step's title. Those of the swaps are the guide's.
 pub(super) fn title(verb: Verb, artifact: &Artifact, live: bool) -> String {
@@ -90,6 +90,15 @@ pub(super) fn safety(safety: Safety, placed: &[(&Artifact, &NodeFacts)], nodes: 
         }
     };
     vec![what.to_owned()]
+}
+
+/// What becomes of a restore that fails half way, where that is not what everybody expects.
+pub(super) fn on_failure(on_failure: OnFailure) -> Option<String> {
+    (on_failure == OnFailure::Hold).then(|| {
+        "when it fails after live data has changed it pauses, with the controllers held (--on-failure hold): `prexorctl job \
+         resume JOB` then goes on, `prexorctl job cancel JOB` takes it back"
+            .to_owned()
+    })
 }
 
 /// What is to be known of the way that a restore of Valkey takes.

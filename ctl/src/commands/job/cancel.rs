@@ -22,7 +22,7 @@ fn line(job: &Job) -> String {
     match job.state() {
         JobState::Cancelled => format!("{} cancelled", job.id),
         JobState::Queued | JobState::Running | JobState::Unspecified => format!("{} is being cancelled", job.id),
-        state @ (JobState::Succeeded | JobState::Failed) => {
+        state @ (JobState::Succeeded | JobState::Failed | JobState::Paused) => {
             format!("{} had already {}", job.id, view::job_state(state))
         }
     }
