@@ -143,6 +143,19 @@ pub enum BackupVerb {
         #[arg(long, short)]
         yes: bool,
     },
+    /// Remove the backups that have had their time
+    #[command(
+        after_help = "The newest good backup of everything that it holds stays, however old it is; so does one that a job \
+        uses."
+    )]
+    Prune {
+        /// Keep what is not older than so many days
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        keep_days: u32,
+        /// Remove nothing: show what would be, and why
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// `restore`.

@@ -46,6 +46,7 @@ pub async fn run(printer: &Printer, verb: Verb) -> Result<Exit, Failure> {
         Verb::Backup(BackupVerb::VerifyDump { dir }) => backup::verify_dump::run(printer, dir).await,
         Verb::Backup(BackupVerb::Import { dir, description }) => backup::import::run(printer, dir, description).await,
         Verb::Backup(BackupVerb::Delete { id, yes }) => backup::delete::run(printer, &id, yes).await,
+        Verb::Backup(BackupVerb::Prune { keep_days, dry_run }) => backup::prune::run(printer, keep_days, dry_run).await,
         Verb::Restore(args) => restore::run(printer, args).await,
         Verb::Job(JobVerb::List { limit }) => job::list::run(printer, limit).await,
         Verb::Job(JobVerb::Show { id }) => job::show::run(printer, id).await,

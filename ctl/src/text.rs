@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use prexor_format::artifact::ArtifactKind;
 use prexor_proto::convert;
 
-pub use prexor_format::text::{bytes, count, duration};
+pub use prexor_format::text::{bytes, count, duration, things};
 
 /// A point in time as people read it: `2026-05-10T08:00:00Z`.
 pub fn time(t: Timestamp) -> String {

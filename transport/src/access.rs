@@ -60,6 +60,7 @@ pub const TABLE: &[Rule] = &[
     operators("/prexorcloud.backup.v1.BackupService/ListBackups"),
     witnessed("/prexorcloud.backup.v1.BackupService/VerifyBackup"),
     witnessed("/prexorcloud.backup.v1.BackupService/DeleteBackup"),
+    witnessed("/prexorcloud.backup.v1.BackupService/PruneBackups"),
     witnessed("/prexorcloud.backup.v1.BackupService/ImportBackup"),
     operators("/prexorcloud.backup.v1.RestoreService/PlanRestore"),
     witnessed("/prexorcloud.backup.v1.RestoreService/ApplyRestore"),

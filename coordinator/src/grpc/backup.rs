@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use prexor_proto::{
     backup::{
         Backup, CreateBackupRequest, DeleteBackupRequest, DeleteBackupResponse, GetBackupRequest, GetBackupResponse,
-        ImportBackupRequest, Job, JobKind, ListBackupsRequest, ListBackupsResponse, VerifyBackupRequest,
-        backup_service_server::BackupService, import_backup_request::Frame,
+        ImportBackupRequest, Job, JobKind, ListBackupsRequest, ListBackupsResponse, PruneBackupsRequest,
+        PruneBackupsResponse, VerifyBackupRequest, backup_service_server::BackupService, import_backup_request::Frame,
     },
     convert::{compression_from_wire, digest_from_wire, scope_from_wire},
     reason::Reason,
@@ -21,6 +21,7 @@ use crate::{
     error::Error,
     import::{About, Import},
     jobs::{Task, Wait},
+    prune,
 };
 
 /// The longest description, in bytes: it is shown in lists.
@@ -144,6 +145,19 @@ impl BackupService for Api {
         about.is(id.to_string());
         backups::delete(&self.ctx, &id).await?;
         Ok(Response::new(DeleteBackupResponse {}))
+    }
+
+    async fn prune_backups(
+        &self,
+        request: Request<PruneBackupsRequest>,
+    ) -> Result<Response<PruneBackupsResponse>, Status> {
+        let about = access::About::of(&request);
+        let PruneBackupsRequest { keep_days, dry_run } = request.into_inner();
+        if keep_days == 0 {
+            return Err(Error::invalid("backups are kept for a day at least").into());
+        }
+        about.is(format!("keep {keep_days} days{}", if dry_run { ", dry run" } else { "" }));
+        Ok(Response::new(prune::prune(&self.ctx, keep_days, dry_run).await?))
     }
 
     async fn import_backup(

@@ -15,8 +15,8 @@ use prexor_proto::backup::{
     ApplyRestoreRequest, Backup, BackupState, CancelJobRequest, CreateBackupRequest, DeleteBackupRequest,
     DeleteBackupResponse, GetBackupRequest, GetBackupResponse, GetJobRequest, ImportBackupRequest, Job, JobEvent,
     JobResult, JobState, ListBackupsRequest, ListBackupsResponse, ListJobsRequest, ListJobsResponse, Message, Plan,
-    PlanRestoreRequest, Progress, RestoreReport, ResumeJobRequest, Step, StepEvent, StepState, StepVerb,
-    VerifyBackupRequest, WatchJobRequest,
+    PlanRestoreRequest, Progress, PruneBackupsRequest, PruneBackupsResponse, RestoreReport, ResumeJobRequest, Step,
+    StepEvent, StepState, StepVerb, VerifyBackupRequest, WatchJobRequest,
     backup_service_server::{BackupService, BackupServiceServer},
     job_event::Event,
     job_result::Result as Outcome,
@@ -214,6 +214,10 @@ impl BackupService for Script {
     }
 
     async fn verify_backup(&self, _: Request<VerifyBackupRequest>) -> Result<Response<Job>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn prune_backups(&self, _: Request<PruneBackupsRequest>) -> Result<Response<PruneBackupsResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
