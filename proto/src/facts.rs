@@ -32,6 +32,8 @@ pub const APPEND_ONLY: &str = "appendonly";
 /// All kinds, where it was asked for: what the restore laws need to know of the live data, as JSON. Valkey: a
 /// `prexor_format::laws::valkey::State` without revocations.
 pub const LAWS: &str = "laws";
+/// Mongo and Valkey, where it was asked for: who leads, as JSON: `prexor_format::laws::Leases`.
+pub const LEASES: &str = "leases";
 /// Valkey: how a capture would obtain the bytes: `bgsave-file`, `replication` or `scan`.
 pub const CAPTURE: &str = "capture";
 /// Valkey: `files` when a whole restore exchanges the server's files, `live` when it replaces keys in a running server.

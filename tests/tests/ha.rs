@@ -28,6 +28,8 @@ fn controllers_are_stopped_everywhere_and_come_back() {
     say("restored");
     a_controller_that_does_not_get_ready_takes_everything_back(&fleet);
     say("taken back");
+    a_controller_that_no_agent_knows_of_is_found(&fleet);
+    say("found another one");
     nobody_starts_a_held_controller(&mut fleet);
     say("held over a reboot and a killed coordinator");
     drop(fleet);
@@ -99,6 +101,19 @@ fn a_controller_that_does_not_get_ready_takes_everything_back(fleet: &Fleet) {
     assert_eq!(live.differences(&fleet.snapshot().at_rest()), NOTHING);
     let now = fleet.writes();
     assert!(written.keys().all(|key| now.contains_key(key)), "what was written before is there: {now:?}");
+}
+
+/// It runs beside its host's unit; what gives it away is the lease.
+fn a_controller_that_no_agent_knows_of_is_found(fleet: &Fleet) {
+    let id = fleet.backup();
+    fleet.run_unknown_controller(3);
+    let before = fleet.oplog().len();
+    let refused = fleet.ctl(&["restore", &id, "--yes"]).failed(3);
+    assert!(refused.err.contains("is renewed, although every controller that has an agent is stopped"), "{refused:?}");
+    assert!(refused.err.contains("and the controllers on h1, h2 run again"), "{refused:?}");
+    assert!(!fleet.oplog()[before..].contains(&Logged::Rename), "nothing live was touched");
+    fleet.stop_unknown_controller(3);
+    fleet.until_ready(&[1, 2]);
 }
 
 /// The restore is caught where the first controller is started and does not get ready: the other is held.

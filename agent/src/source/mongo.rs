@@ -25,10 +25,11 @@ mod swap;
 mod temporary;
 mod underway;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use async_trait::async_trait;
 use prexor_format::artifact::ArtifactKind;
+use prexor_proto::facts;
 use tokio_util::sync::CancellationToken;
 
 use self::server::Server;
@@ -98,6 +99,19 @@ impl Source for MongoSource {
 
     async fn inspect(&self) -> Inspection {
         inspect::inspect(&self.config).await
+    }
+
+    async fn inspect_laws(&self) -> BTreeMap<String, String> {
+        let leases = async { laws::leases(&Server::open(&self.config).await?).await };
+        match leases.await {
+            Ok(leases) => {
+                serde_json::to_string(&leases).into_iter().map(|json| (facts::LEASES.to_owned(), json)).collect()
+            }
+            Err(error) => {
+                tracing::warn!(%error, "who leads could not be looked at");
+                BTreeMap::new()
+            }
+        }
     }
 
     async fn capture(&self, sink: ArtifactSink, cancel: CancellationToken) -> Result<Captured, SourceError> {

@@ -225,7 +225,9 @@ impl Source for ValkeySource {
             tracing::warn!("there are too many fencing counters to list them in a plan");
             return BTreeMap::new();
         }
-        serde_json::to_string(&live.state).into_iter().map(|json| (facts::LAWS.to_owned(), json)).collect()
+        let told =
+            [(facts::LAWS, serde_json::to_string(&live.state)), (facts::LEASES, serde_json::to_string(&live.leases))];
+        told.into_iter().filter_map(|(fact, json)| Some((fact.to_owned(), json.ok()?))).collect()
     }
 
     async fn capture(&self, sink: ArtifactSink, cancel: CancellationToken) -> Result<Captured, SourceError> {

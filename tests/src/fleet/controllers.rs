@@ -72,6 +72,22 @@ impl Fleet {
         }
     }
 
+    /// Runs a controller that is not its host's unit, and waits until it writes.
+    pub fn run_unknown_controller(&self, host: usize) {
+        let [mongo, valkey] = [("MONGO_URI", self.replica_set_uri()), ("VALKEY_URI", self.valkey_uri())]
+            .map(|(name, value)| format!("--setenv={name}={value}"));
+        let listen = format!("--setenv=LISTEN=0.0.0.0:{}", PORT + 1);
+        let command = ["systemd-run", "--unit", "unknown", &mongo, &valkey, &listen, "/usr/bin/stand-in-controller"];
+        let before = self.writes().len();
+        self.rack.host(host).exec(&command).ok();
+        wait("it to write", || self.writes().len() > before);
+    }
+
+    /// Ends it.
+    pub fn stop_unknown_controller(&self, host: usize) {
+        self.rack.host(host).exec(&["systemctl", "stop", "unknown"]).ok();
+    }
+
     /// Waits until the controllers on these hosts are ready.
     pub fn until_ready(&self, hosts: &[usize]) {
         for host in hosts {

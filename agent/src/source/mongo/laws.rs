@@ -9,8 +9,12 @@ use bson::{Document, doc};
 use prexor_format::{
     bson::{DocBuilder, Elements, kind},
     digest::Order,
-    laws::mongo::{
-        Corrections, EPOCH, HOLDER, JOIN_TOKENS, LEADERSHIP, REDEEMED, REVOCATIONS, STAMP, State, corrections, words,
+    laws::{
+        Lease, Leases,
+        mongo::{
+            Corrections, EPOCH, HOLDER, JOIN_TOKENS, LEADERSHIP, REDEEMED, REVOCATIONS, STAMP, State, corrections,
+            words,
+        },
     },
     manifest::{Collection, CollectionType},
 };
@@ -25,6 +29,13 @@ use super::{
 use crate::{restore_unit::RestoreUnit, source::SourceError};
 
 const NOTE: &str = "mongo-laws";
+
+/// The field of a record of [`LEADERSHIP`] that a leader moves forward.
+const RENEWED: &str = "renewedAt";
+/// How often that happens, at the least: what is waited for before nobody is said to lead.
+const RENEWED_EVERY_MS: i64 = 3_000;
+/// How old a record is that nobody renews.
+const STALE_AFTER_MS: i64 = 30_000;
 
 /// Changes in one command.
 const BATCH: usize = 500;
@@ -105,6 +116,19 @@ fn unit_entry(unit: &RestoreUnit, database: &str, name: &str) -> Result<Collecti
     dump.collections.iter().find(is_it).cloned().ok_or_else(|| {
         SourceError::Failed(format!("{database}.{name} is about to be swapped in, and the manifest does not list it"))
     })
+}
+
+/// Who leads: the records that were renewed a short while ago. One that was not is nobody's any more.
+pub(super) async fn leases(server: &Server) -> Result<Leases, SourceError> {
+    let now = server.now().await?;
+    let lease = |document: Vec<u8>| {
+        let text = |field: &str| Elements::find(&document, field).and_then(|e| e.as_str()).map(str::to_owned);
+        let mark = Elements::find(&document, RENEWED)?.as_date()?;
+        let name = format!("{LEADERSHIP} {}", text("_id").unwrap_or_default());
+        let lease = Lease { holder: text(HOLDER)?, mark, renewed_within: RENEWED_EVERY_MS };
+        (now - mark < STALE_AFTER_MS).then_some((name, lease))
+    };
+    Ok(find(server, LEADERSHIP).await?.into_iter().filter_map(lease).collect())
 }
 
 impl Records {

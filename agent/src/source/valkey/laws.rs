@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use fred::types::Value;
-use prexor_format::laws::valkey::{Correction, KEPT_MAX, Place, Role, State, removes, role, weight};
+use prexor_format::laws::{
+    Lease, Leases,
+    valkey::{Correction, KEPT_MAX, Place, Role, State, removes, role, weight},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{SourceError, client::Connection};
@@ -26,6 +29,9 @@ pub(super) struct Live {
     pub(super) state: State,
     /// Of each revocation: what `DUMP` answers, in hex.
     values: BTreeMap<Place, String>,
+    /// Leases that expire.
+    #[serde(skip)]
+    pub(super) leases: Leases,
     /// What is kept in mind, in bytes.
     #[serde(skip)]
     kept: u64,
@@ -107,6 +113,7 @@ async fn take(connection: &Connection, db: u64, keys: Vec<Bytes>, live: &mut Liv
         let value = value.ok().and_then(|v| v.into_bytes());
         live.state.add(db, key, value.as_deref(), None);
     }
+    live.leases.extend(leases(connection, of(|r| r == Role::Lease).cloned().collect()).await?);
     let revocations = || of(|r| r == Role::Revocation);
     let dumps = connection.many(revocations().map(|k| ("DUMP", vec![k.clone()])).collect()).await?;
     let expiries = expiries(connection, revocations().cloned().collect()).await?;
@@ -121,6 +128,20 @@ async fn take(connection: &Connection, db: u64, keys: Vec<Bytes>, live: &mut Liv
     }
     of(|r| matches!(r, Role::Ownership | Role::Login)).for_each(|key| live.state.add(db, key, None, None));
     Ok(())
+}
+
+/// Who holds what until when.
+async fn leases(connection: &Connection, keys: Vec<Bytes>) -> Result<Leases, SourceError> {
+    let ask = |command: &'static str| keys.iter().map(move |k| (command, vec![k.clone()])).collect();
+    let (holders, remaining) = (connection.many(ask("GET")).await?, connection.many(ask("PTTL")).await?);
+    let ends = expiries(connection, keys.clone()).await?;
+    let told = keys.iter().zip(holders).zip(remaining).zip(ends).filter_map(|(((key, holder), remaining), end)| {
+        let holder = holder.ok()?.into_bytes()?;
+        let (mark, renewed_within) = (end??, remaining.ok()?.as_i64()?);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Some((text(key), Lease { holder: text(&holder), mark, renewed_within }))
+    });
+    Ok(told.collect())
 }
 
 /// When keys expire, in milliseconds since the epoch: `Some(None)` for never, `None` for a key that is gone.

@@ -5,20 +5,30 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures::{FutureExt as _, future::join_all};
-use prexor_format::id::NodeName;
+use prexor_format::{
+    id::NodeName,
+    laws::{Lease, Leases},
+};
 use prexor_proto::{
     agent::{ControlServiceResponse, ServiceVerb},
     backup::{ServiceRole, ServiceState, Step, StepState, StepVerb},
+    facts,
     reason::Reason,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Execution, Must, all_of, node_of};
-use crate::error::Error;
+use crate::{agents::Look, error::Error};
 
 /// How often a controller that was started is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// Leases that end later than this are not waited for: nobody renews one in time that takes so long.
+const LONGEST_LEASE_MS: i64 = 60_000;
+
+/// By how much a lease's end may seem to move that nobody moves, where the server tells only how long it still is.
+const MARK_IS_VAGUE_MS: i64 = 100;
 
 impl Execution<'_> {
     async fn control(&self, node: &NodeName, verb: ServiceVerb) -> Result<ControlServiceResponse, Error> {
@@ -58,7 +68,43 @@ impl Execution<'_> {
                 return Err(Error::new(Reason::RestoreRefused, message).on(node.as_str()));
             }
         }
-        Ok(())
+        self.nobody_leads().await
+    }
+
+    /// Nobody renews a lease either: that would be a controller that no agent knows of.
+    async fn nobody_leads(&self) -> Result<(), Error> {
+        let before = self.leases().await?;
+        let wait = before.values().map(|l| l.renewed_within).filter(|ms| *ms <= LONGEST_LEASE_MS).max();
+        let Some(wait) = wait.and_then(|ms| u64::try_from(ms).ok()) else { return Ok(()) };
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(wait)) => {}
+            () = self.job.cancel().cancelled() => return Err(Error::cancelled()),
+        }
+        let renewed = |(name, now): (&String, &Lease)| {
+            before
+                .get(name)
+                .is_none_or(|before| now.mark > before.mark + MARK_IS_VAGUE_MS)
+                .then(|| (name.clone(), now.clone()))
+        };
+        match self.leases().await?.iter().find_map(renewed) {
+            None => Ok(()),
+            Some((name, lease)) => Err(Error::new(
+                Reason::RestoreRefused,
+                format!(
+                    "{name} is held by {} and is renewed, although every controller that has an agent is stopped: another one \
+                     runs somewhere; stop it, or enrol its host (law L14)",
+                    lease.holder
+                ),
+            )),
+        }
+    }
+
+    /// The leases of all datastores.
+    async fn leases(&self) -> Result<Leases, Error> {
+        let records = self.ctx.catalog.nodes().await?;
+        let nodes = self.ctx.agents.inspect_all(&records, Look::ForRestore).await;
+        let facts = nodes.iter().flat_map(|n| &n.sources).filter_map(|s| s.facts.get(facts::LEASES));
+        Ok(facts.filter_map(|json| serde_json::from_str::<Leases>(json).ok()).flatten().collect())
     }
 
     /// Ends the hold of a controller; starts nothing.
