@@ -122,7 +122,8 @@ mod tests {
                 "warnings",
                 "nodes",
                 "problem",
-                "verified_at"
+                "verified_at",
+                "safety_of"
             ]
         );
     }
