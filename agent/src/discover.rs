@@ -39,6 +39,8 @@ pub struct Discovered {
     pub mongo_database: String,
     /// `redis.uri`; `None` is the profile without Valkey.
     pub valkey_uri: Option<ConnectionString>,
+    /// `http.port`, where it is a port.
+    pub http_port: Option<u16>,
     /// `modules.directory`, by default `data/modules`; absolute.
     pub modules_directory: PathBuf,
 }
@@ -114,6 +116,21 @@ struct ControllerYml {
     redis: Option<Redis>,
     cluster: Option<Cluster>,
     modules: Option<Modules>,
+    http: Option<Http>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Http {
+    port: Option<Port>,
+}
+
+/// What is no port is PrexorCloud's to complain of: it keeps nobody from making a backup.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Port {
+    Number(u16),
+    Other(serde::de::IgnoredAny),
 }
 
 #[derive(Deserialize, Default)]
@@ -162,6 +179,10 @@ fn parse(root: &Path, config_path: PathBuf, text: &str) -> Result<Discovered, Di
             .or_else(|| given(mongo.database))
             .unwrap_or_else(|| "prexorcloud".to_owned()),
         valkey_uri: given_uri(yml.redis.unwrap_or_default().uri),
+        http_port: match yml.http.unwrap_or_default().port {
+            Some(Port::Number(port)) => Some(port),
+            Some(Port::Other(_)) | None => None,
+        },
         modules_directory: root.join(directory.as_deref().unwrap_or("data/modules")),
         root: root.to_owned(),
         config_path,
@@ -218,6 +239,10 @@ modules: { directory: /srv/modules, dataDirectory: data/modules }
         assert_eq!(d.valkey_uri.as_ref().map(ConnectionString::expose), Some("redis://:hunter2@127.0.0.1:6379"));
         assert_eq!(d.modules_directory, Path::new("/srv/modules"));
         assert_eq!(d.controller().uuid.as_deref(), Some("6f1c2f5e-0b1a-4a7e-9a53-0d9d1d1c8f10"));
+        assert_eq!(d.http_port, Some(8080));
+        for other in ["http: { port: '${PORT}' }", "http: { port: 99999 }", "http: {}", "http:"] {
+            assert_eq!(discovered(other).http_port, None, "{other}");
+        }
 
         let guide = discovered("uuid: u\nmongo:\n  uri: mongodb://h\nredis:\n  uri: null\n");
         assert_eq!((guide.mongo_uri, guide.valkey_uri), (Some("mongodb://h".into()), None));

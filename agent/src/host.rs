@@ -117,8 +117,8 @@ impl Host {
     }
 
     /// Where this host's controller says whether it is ready.
-    pub fn ready_url(&self) -> &str {
-        self.config.services.ready_url()
+    pub fn ready_url(&self) -> String {
+        self.config.services.ready_url(self.targets().http_port)
     }
 
     /// What restores left under way when the agent ended: says it in the log, and enforces a hold that is in force.

@@ -105,12 +105,16 @@ pub struct ServiceConfig {
     pub unit: Option<String>,
     /// Commands for [`Manager::Hooks`].
     pub hooks: Option<HookCommands>,
-    /// Controller only: what answers 200 once it is ready; by default [`READY_URL`].
+    /// Controller only: what answers 200 once it is ready; by default `/api/v1/system/ready` at `http.port` of
+    /// `controller.yml` (8080) on 127.0.0.1.
     pub ready_url: Option<String>,
 }
 
-/// PrexorCloud's own, on this host.
-pub const READY_URL: &str = "http://127.0.0.1:8080/api/v1/system/ready";
+/// PrexorCloud's own.
+const READY_PATH: &str = "/api/v1/system/ready";
+
+/// Its port where `controller.yml` says nothing else.
+const HTTP_PORT: u16 = 8080;
 
 /// Commands as argument lists; no shell is involved. All exit 0 on success.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,7 +143,7 @@ pub fn from_config(config: &ServicesConfig) -> Result<Arc<dyn Services>, Service
     if config.valkey.ready_url.is_some() {
         return Err(ServiceError("services.valkey.ready_url: only the controller has one".into()));
     }
-    ready::parse(config.ready_url())?;
+    ready::parse(&config.ready_url(None))?;
     let systemd = match config.manager {
         Manager::Systemd => true,
         Manager::Hooks => false,
@@ -159,9 +163,10 @@ impl Role {
 }
 
 impl ServicesConfig {
-    /// Where the controller says whether it is ready.
-    pub fn ready_url(&self) -> &str {
-        self.controller.ready_url.as_deref().unwrap_or(READY_URL)
+    /// Where the controller says whether it is ready: where it was configured, or at its own port on this host.
+    pub fn ready_url(&self, http_port: Option<u16>) -> String {
+        let own = || format!("http://127.0.0.1:{}{READY_PATH}", http_port.unwrap_or(HTTP_PORT));
+        self.controller.ready_url.clone().unwrap_or_else(own)
     }
 
     fn of(&self, role: Role) -> &ServiceConfig {

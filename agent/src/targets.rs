@@ -34,6 +34,8 @@ pub struct Targets {
     pub files: Option<Files>,
     /// The controller, as its configuration describes it.
     pub controller: Option<Controller>,
+    /// The port of the controller's REST API.
+    pub http_port: Option<u16>,
 }
 
 /// Where MongoDB is.
@@ -123,6 +125,7 @@ fn combine(config: &AgentConfig, found: Option<Discovered>) -> Targets {
             .filter(|_| config.filesystem.enabled)
             .map(|root| Files { root, exclude: config.filesystem.exclude.clone() }),
         controller: found.map(Discovered::controller),
+        http_port: found.and_then(|found| found.http_port),
     }
 }
 

@@ -72,9 +72,9 @@ impl Fleet {
         shared.retain(|path| !path.starts_with("/usr"));
         let needs = Needs { packages: &["libatomic1", "libcurl4", "liblzma5", "libssl3"], shared };
         let fleet = Self { rack: Rack::up(hosts, &needs) };
-        for host in fleet.rack.hosts() {
+        for (number, host) in (1..).zip(fleet.rack.hosts()) {
             install(host);
-            controllers::install(host, &fleet.replica_set_uri(), &fleet.valkey_uri());
+            controllers::install(host, controllers::port(number), &fleet.replica_set_uri(), &fleet.valkey_uri());
             host.exec(&["systemctl", "daemon-reload"]).ok();
         }
         fleet.start_datastores();
@@ -221,7 +221,8 @@ impl Fleet {
             return dataset::write_controller_yml(&host.path(ROOT), &self.site()).expect("controller.yml");
         }
         let uuid = format!("00000000-0000-4000-8000-00000000000{number}");
-        host.write(CONTROLLER_YML, &format!("uuid: {uuid}\ncluster:\n  id: {}\n", dataset::CLUSTER_ID));
+        let (cluster, port) = (dataset::CLUSTER_ID, controllers::port(number));
+        host.write(CONTROLLER_YML, &format!("uuid: {uuid}\nhttp:\n  port: {port}\ncluster:\n  id: {cluster}\n"));
     }
 
     fn start_datastores(&self) {

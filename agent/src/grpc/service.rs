@@ -45,7 +45,7 @@ pub(super) async fn control(
     if role == Role::Controller {
         answer.held_for = inspect::held(host);
         if verb == ServiceVerb::Look {
-            let ready = check_ready(host.ready_url()).await;
+            let ready = check_ready(&host.ready_url()).await;
             answer.ready = ready.is_ok();
             answer.not_ready = ready.err().map(|e| e.0).unwrap_or_default();
         }

@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_asked_is_refused() {
-        parse(super::super::READY_URL).unwrap();
+        parse(&crate::services::ServicesConfig::default().ready_url(Some(80))).unwrap();
         for wrong in ["127.0.0.1:8080", "https://h/ready", "unix:/x"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -28,7 +28,13 @@ pub const WRITES: &str = "stand_in_writes";
 pub const NOT_READY: &str = "/etc/stand-in-is-not-ready";
 /// Its unit.
 pub const UNIT: &str = "prexorcloud-controller";
-const PORT: u16 = 8080;
+/// Where the unknown controller answers.
+const UNKNOWN_PORT: u16 = 8081;
+
+/// Where a host's controller answers: PrexorCloud's port on the first one, on others what their controller.yml says.
+pub(super) fn port(host: usize) -> u16 {
+    if host == 1 { 8080 } else { 8090 }
+}
 
 /// An insert of a controller, or a renaming by a restore, as the oplog has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +51,12 @@ pub enum Logged {
 }
 
 /// Writes the unit; it is neither enabled nor started.
-pub(super) fn install(host: &Host, mongo_uri: &str, valkey_uri: &str) {
+pub(super) fn install(host: &Host, port: u16, mongo_uri: &str, valkey_uri: &str) {
     let program = program("stand-in-controller");
     std::os::unix::fs::symlink(program, host.path("/usr/bin/stand-in-controller")).expect("a link to the program");
     let text = format!(
         "[Unit]\nDescription=Stand-in for PrexorCloud's controller\nStartLimitIntervalSec=0\n[Service]\n\
-         Environment=MONGO_URI={mongo_uri} VALKEY_URI={valkey_uri} LISTEN=0.0.0.0:{PORT}\n\
+         Environment=MONGO_URI={mongo_uri} VALKEY_URI={valkey_uri} LISTEN=0.0.0.0:{port}\n\
          ExecStart=/usr/bin/stand-in-controller\nRestart=on-failure\nRestartSec=300ms\n[Install]\nWantedBy=multi-user.target\n"
     );
     host.write(&format!("/etc/systemd/system/{UNIT}.service"), &text);
@@ -76,7 +82,7 @@ impl Fleet {
     pub fn run_unknown_controller(&self, host: usize) {
         let [mongo, valkey] = [("MONGO_URI", self.replica_set_uri()), ("VALKEY_URI", self.valkey_uri())]
             .map(|(name, value)| format!("--setenv={name}={value}"));
-        let listen = format!("--setenv=LISTEN=0.0.0.0:{}", PORT + 1);
+        let listen = format!("--setenv=LISTEN=0.0.0.0:{UNKNOWN_PORT}");
         let command = ["systemd-run", "--unit", "unknown", &mongo, &valkey, &listen, "/usr/bin/stand-in-controller"];
         let before = self.writes().len();
         self.rack.host(host).exec(&command).ok();
@@ -97,7 +103,7 @@ impl Fleet {
 
     /// Whether the controller on a host says so now.
     pub fn is_ready(&self, host: usize) -> bool {
-        let address = format!("{}:{PORT}", self.rack.host(host).address);
+        let address = format!("{}:{}", self.rack.host(host).address, port(host));
         self.rack.on_the_wire(async move || readiness(&address).await.is_ok_and(|line| line.contains(" 200 ")))
     }
 
