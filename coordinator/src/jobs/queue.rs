@@ -56,13 +56,19 @@ impl Jobs {
         if self.stopping.is_cancelled() {
             return Ok(());
         }
-        for row in self.catalog.start_next(Timestamp::now()).await? {
+        let begin = self.catalog.start_next(Timestamp::now()).await?;
+        // Read before any of these runs, so that one which ends at once is still what the others wait for.
+        let open = self.catalog.open_jobs().await?;
+        for row in begin {
             self.start_queued(ctx, row);
         }
-        let open = self.catalog.open_jobs().await?;
         for (n, next) in open.iter().enumerate().filter(|(_, open)| open.is_queued()) {
-            let waits_for = in_words(&in_the_way(&open[..n], &next.scope), Timestamp::now());
-            self.enqueue(ctx, &next.job.id).says_it_waits(waits_for).await;
+            let in_the_way = in_the_way(&open[..n], &next.scope);
+            // Empty when what it waited for ended just now, whose own call of this function starts it.
+            if !in_the_way.is_empty() {
+                let waits_for = in_words(&in_the_way, Timestamp::now());
+                self.enqueue(ctx, &next.job.id).says_it_waits(waits_for).await;
+            }
         }
         Ok(())
     }

@@ -241,7 +241,7 @@ async fn a_job_waits_for_what_is_in_its_way_and_says_so() {
     let (second, third) = (submit(ArtifactKind::Mongo).await, submit(ArtifactKind::Mongo).await);
     assert_eq!((second.state(), second.started_at), (JobState::Queued, None));
     let beside = submit(ArtifactKind::Valkey).await;
-    assert_eq!(beside.state(), JobState::Running);
+    assert!(beside.started_at.is_some(), "nothing of Valkey is in its way: {beside:?}");
 
     let mut jobs = [third.clone()];
     say_what_they_wait_for(&ctx.catalog, &mut jobs, Timestamp::now()).await.unwrap();
