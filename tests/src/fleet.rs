@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod controllers;
+pub mod matrix;
 
 pub use controllers::{CONTROLLER_YML, LEASE, LEASE_TOKEN, Logged, NOT_READY, UNIT, WRITES};
 
@@ -325,10 +326,11 @@ fn install(host: &Host) {
     }
 }
 
-/// A server that systemd starts again whatever ends it.
+/// A server that systemd starts again whatever ends it, with the open files that MongoDB's own unit gives it: it aborts when it
+/// has no more of them.
 fn unit(host: &Host, name: &str, command: &str) {
     let text = format!(
-        "[Service]\nExecStart={command}\nRestart=always\nRestartSec=1\n[Install]\nWantedBy=multi-user.target\n"
+        "[Service]\nExecStart={command}\nRestart=always\nRestartSec=1\nLimitNOFILE=64000\n[Install]\nWantedBy=multi-user.target\n"
     );
     host.write(&format!("/etc/systemd/system/{name}.service"), &text);
     host.exec(&["systemctl", "daemon-reload"]).ok();
@@ -339,10 +341,15 @@ fn unit(host: &Host, name: &str, command: &str) {
 ///
 /// # Panics
 /// When it is still no after [`PATIENCE`].
-pub fn wait(what: &str, mut ask: impl FnMut() -> bool) {
+pub fn wait(what: &str, ask: impl FnMut() -> bool) {
+    wait_within(PATIENCE, what, ask);
+}
+
+/// Asks again and again until the answer is yes.
+fn wait_within(limit: Duration, what: &str, mut ask: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !ask() {
-        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        assert!(begun.elapsed() < limit, "waited {limit:?} for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -30,6 +30,9 @@ pub struct Needs<'a> {
     pub shared: Vec<PathBuf>,
 }
 
+/// How long work on the hosts' network may take; a server that lost power says nothing of it to whoever waits for its answer.
+const WIRE_LIMIT: Duration = Duration::from_secs(300);
+
 /// Where racks keep their hosts' disks; each in a directory that its process holds a lock on.
 const RACKS: &str = "/var/tmp";
 const PREFIX: &str = "prexor-rack-";
@@ -122,7 +125,7 @@ impl Rack {
     /// Runs `work` on a thread whose sockets are on the hosts' network, with a runtime of its own.
     ///
     /// # Panics
-    /// When `work` does, or there is no such thread to be had.
+    /// When `work` does or takes longer than five minutes, or there is no such thread to be had.
     pub fn on_the_wire<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
         let namespace = self.network.namespace();
         std::thread::scope(|scope| {
@@ -131,7 +134,8 @@ impl Rack {
                 rustix::thread::move_into_link_name_space(namespace, Some(kind)).expect("the rack's network");
                 // Its threads inherit the network of this one.
                 let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-                runtime.expect("a runtime").block_on(work())
+                let work = async move || tokio::time::timeout(WIRE_LIMIT, work()).await;
+                runtime.expect("a runtime").block_on(work()).expect("an end of the work on the hosts' network")
             });
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })

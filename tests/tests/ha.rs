@@ -3,19 +3,56 @@
 //!
 //! The controllers are stand-ins (`tests/src/bin/stand-in-controller.rs`) that write all the time and would write into anything.
 
-use std::{collections::BTreeSet, process::Stdio, time::Instant};
+use std::{
+    collections::BTreeSet,
+    process::Stdio,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
 
 use prexor_tests::{
     cluster::Said,
-    fleet::{Fleet, Logged, NOT_READY, UNIT, wait},
+    fleet::{
+        Fleet, Logged, NOT_READY, UNIT,
+        matrix::{Fault, Matrix},
+        wait,
+    },
 };
 
 const NOTHING: [String; 0] = [];
+
+/// Two fleets at once would make each other slow.
+static ONE_FLEET: Mutex<()> = Mutex::new(());
+
+/// A sample of the crash matrix, which `tests/run ha-matrix` runs in whole: one fault of each kind, each at a step where
+/// everything could end in between.
+#[test]
+fn whatever_dies_during_a_restore_nothing_is_in_between() {
+    let _alone = ONE_FLEET.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut matrix = Matrix::start();
+    let steps = matrix.steps();
+    let step = |title: &str| {
+        let mut found = steps.iter().filter(|(_, step)| step.starts_with(title));
+        found.next().unwrap_or_else(|| panic!("no step is '{title}': {steps:?}")).0
+    };
+    for (title, fault) in [
+        ("h2: stop the controller", Fault::Agent(2)),
+        ("h1: drop+restore mongo", Fault::Mongod),
+        ("h1: replace valkey RDB", Fault::Valkey),
+        ("h2: untar", Fault::Host(2)),
+        ("h1: compare the live filesystem", Fault::Coordinator),
+        ("h2: start the controller", Fault::Link(2)),
+    ] {
+        let end = matrix.run(step(title), fault).unwrap_or_else(|why| panic!("{fault} at '{title}': {why}"));
+        eprintln!("{fault} at '{title}': {end}");
+    }
+}
 
 /// The fleet is expensive, so the cases share it and come one after the other; each begins and ends with the controllers on h1
 /// and h2 ready, and the one on h3 stopped.
 #[test]
 fn controllers_are_stopped_everywhere_and_come_back() {
+    let _alone = ONE_FLEET.lock().unwrap_or_else(PoisonError::into_inner);
     let begun = Instant::now();
     let say = |what: &str| eprintln!("controllers: {what} at {:.1?}", begun.elapsed());
     let mut fleet = Fleet::start(3);

@@ -1,7 +1,7 @@
 //! The stand-in for PrexorCloud's controller (see `tests/src/bin/stand-in-controller.rs`): its unit on every host, and what it
 //! leaves in the datastores.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::TryStreamExt as _;
 use mongodb::{
@@ -28,6 +28,8 @@ pub const WRITES: &str = "stand_in_writes";
 pub const NOT_READY: &str = "/etc/stand-in-is-not-ready";
 /// Its unit.
 pub const UNIT: &str = "prexorcloud-controller";
+/// After which a controller that does not answer is not ready.
+const READINESS_LIMIT: Duration = Duration::from_secs(5);
 /// Where the unknown controller answers.
 const UNKNOWN_PORT: u16 = 8081;
 
@@ -104,7 +106,10 @@ impl Fleet {
     /// Whether the controller on a host says so now.
     pub fn is_ready(&self, host: usize) -> bool {
         let address = format!("{}:{}", self.rack.host(host).address, port(host));
-        self.rack.on_the_wire(async move || readiness(&address).await.is_ok_and(|line| line.contains(" 200 ")))
+        self.rack.on_the_wire(async move || {
+            let line = tokio::time::timeout(READINESS_LIMIT, readiness(&address)).await;
+            line.is_ok_and(|line| line.is_ok_and(|line| line.contains(" 200 ")))
+        })
     }
 
     /// Controllers' writes and restores' renamings, in the order in which the replica set took them.

@@ -4,7 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{Network, cgroups_of, run, run_quietly, wait, within};
@@ -12,6 +12,9 @@ use crate::{
     cluster::Said,
     servers::{PATIENCE, kill_now},
 };
+
+/// How long a command may last that is typed on a host.
+const COMMAND_LIMIT: Duration = Duration::from_secs(600);
 
 /// Gives a container a cgroup hierarchy and a `/run/systemd` of its own, and starts it again when it reboots (133).
 /// Its arguments are the host's cgroup and those of systemd-nspawn.
@@ -82,7 +85,8 @@ impl Host {
         let up = within(PATIENCE, || {
             let socket = |pid| format!("/proc/{pid}/root/run/systemd/private");
             if self.init().is_some_and(|pid| Path::new(&socket(pid)).exists()) {
-                state = self.exec(&["systemctl", "is-system-running", "--wait"]).out.trim().to_owned();
+                let said = self.exec_within(PATIENCE, &["systemctl", "is-system-running", "--wait"]);
+                state = said.map_or_else(|| "not done with starting".to_owned(), |said| said.out.trim().to_owned());
             }
             Ok(matches!(state.as_str(), "running" | "degraded"))
         });
@@ -136,9 +140,21 @@ impl Host {
     /// Runs a command on it.
     ///
     /// # Panics
-    /// When the host is off.
+    /// When the host is off, or the command lasts longer than ten minutes.
     pub fn exec(&self, argv: &[&str]) -> Said {
-        self.command(argv).output().unwrap_or_else(|e| panic!("{}: {argv:?}: {e}", self.name)).into()
+        let said = self.exec_within(COMMAND_LIMIT, argv);
+        said.unwrap_or_else(|| panic!("{}: {argv:?} has not ended after {COMMAND_LIMIT:?}", self.name))
+    }
+
+    /// Runs a command on it and ends that, with SIGKILL, when it lasts longer; then it has said nothing.
+    ///
+    /// # Panics
+    /// When the host is off.
+    pub fn exec_within(&self, limit: Duration, argv: &[&str]) -> Option<Said> {
+        let (begun, seconds) = (Instant::now(), limit.as_secs().to_string());
+        let mut command = self.command(&[&["timeout", "--signal=KILL", &seconds], argv].concat());
+        let said: Said = command.output().unwrap_or_else(|e| panic!("{}: {argv:?}: {e}", self.name)).into();
+        (begun.elapsed() < limit).then_some(said)
     }
 
     /// Where its disk is seen from here, also while it is off.
