@@ -41,7 +41,7 @@ fn whatever_dies_during_a_restore_nothing_is_in_between() {
         ("h1: replace valkey RDB", Fault::Valkey),
         ("h2: untar", Fault::Host(2)),
         ("h1: compare the live filesystem", Fault::Coordinator),
-        ("h2: start the controller", Fault::Link(2)),
+        ("h2: unpack beside", Fault::Link(2)),
     ] {
         let end = matrix.run(step(title), fault).unwrap_or_else(|why| panic!("{fault} at '{title}': {why}"));
         eprintln!("{fault} at '{title}': {end}");
