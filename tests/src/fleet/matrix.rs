@@ -172,6 +172,12 @@ impl Matrix {
 
     fn case(&mut self, before: &str, number: u64, fault: Fault) -> Result<End, String> {
         self.cases += 1;
+        // A host that just came back refuses a restore until its agent is seen again.
+        wait("all agents to be reachable", || {
+            let status = self.ask(&["status"]);
+            let nodes = status["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+            nodes.len() == 3 && nodes.iter().all(|node| node["reachable"] == true)
+        });
         self.change();
         let (live, logged) = (self.fleet.snapshot().at_rest(), self.fleet.oplog().len());
         let mut restore = self.fleet.rack.host(1).command(&["prexorctl", "restore", &self.backup, "--yes"]);
