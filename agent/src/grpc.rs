@@ -136,7 +136,9 @@ impl AgentService for Api {
     ) -> Result<Response<wire::ControlServiceResponse>, Status> {
         let request = request.into_inner();
         let fence = self.pass(request.fence.clone())?;
-        service::control(&self.host, &fence.job_id, request.role(), request.verb()).await.map(Response::new)
+        service::control(&self.host, &fence.job_id, request.role(), request.verb(), &request.take_over)
+            .await
+            .map(Response::new)
     }
 }
 

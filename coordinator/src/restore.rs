@@ -1,15 +1,19 @@
 //! Restores: the plan (pure), its execution (journaled), and what a coordinator that was killed does with a half-done one.
 
+mod certificates;
 mod execute;
 mod facts;
 pub mod plan;
 mod wire;
+mod without;
 
 use prexor_format::{id::BackupId, manifest::Manifest};
 use prexor_proto::reason::Reason;
 
 pub use execute::{Ended, Way, recover, resume, run};
-pub use wire::{on_failure_from_wire, plan as plan_to_wire, safety_from_wire};
+pub use wire::{hosts_from_wire, on_failure_from_wire, plan as plan_to_wire, safety_from_wire};
+
+pub use without::give_up_hosts;
 
 use crate::{context::Context, error::Error};
 use plan::{Options, Plan};
@@ -20,8 +24,14 @@ use plan::{Options, Plan};
 /// When the backup does not exist or its manifest is damaged. Hosts that do not answer are refusals in the plan.
 pub async fn plan_restore(ctx: &Context, id: &BackupId, options: &Options) -> Result<Plan, Error> {
     let manifest = read_manifest(ctx, id).await?;
+    let mut options = options.clone();
+    if options.certificates {
+        let directory = certificates::directory(&manifest, &options.hosts).map_err(Error::invalid)?;
+        options.selection.paths.push(directory);
+        options.selection = options.selection.checked().map_err(|e| Error::invalid(e.to_string()))?;
+    }
     let nodes = facts::gather(ctx).await?;
-    Ok(plan::plan(&manifest, &nodes, options))
+    Ok(plan::plan(&manifest, &nodes, &options))
 }
 
 /// Why a plan cannot be applied, or `Ok`.

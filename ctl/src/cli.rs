@@ -193,6 +193,12 @@ pub struct RestoreArgs {
     /// Restore although a server or a controller has another version than the backup's (law L19)
     #[arg(long)]
     pub accept_versions: bool,
+    /// Only the files of this host, and stop no other controller
+    #[arg(long = "only-host", value_name = "NAME", conflicts_with_all = ["datastores", "users_and_roles", "keep_logins"])]
+    pub only_hosts: Vec<String>,
+    /// Without this host, which is gone: nothing is asked of it
+    #[arg(long = "without-host", value_name = "NAME")]
+    pub without_hosts: Vec<String>,
     /// What happens when it fails after live data has changed
     #[arg(long, value_name = "WHAT", default_value = "roll-back")]
     pub on_failure: OnFailure,
@@ -212,6 +218,9 @@ pub struct PartArgs {
     /// This file or directory of the controller's root: config/controller.yml
     #[arg(long, value_name = "PATH")]
     pub paths: Vec<String>,
+    /// The controllers' CA and certificates: data/certs/ or config/security/
+    #[arg(long)]
+    pub certs: bool,
     /// Collections that match: `users`, `mod_chat_*`, `prexorcloud.users`
     #[arg(long = "ns", visible_alias = "ns-include", value_name = "PATTERN")]
     pub namespaces: Vec<String>,
@@ -292,6 +301,9 @@ pub enum JobVerb {
     Resume {
         /// The job
         id: String,
+        /// Go on without this host, which does not come back; its controller stays held
+        #[arg(long = "without-host", value_name = "NAME")]
+        without_hosts: Vec<String>,
     },
     /// Cancel a job; what it has begun is taken back
     Cancel {

@@ -52,7 +52,7 @@ pub async fn run(printer: &Printer, verb: Verb) -> Result<Exit, Failure> {
         Verb::Job(JobVerb::Show { id }) => job::show::run(printer, id).await,
         Verb::Job(JobVerb::Watch { id }) => job::watch::run(printer, id).await,
         Verb::Job(JobVerb::Cancel { id }) => job::cancel::run(printer, id).await,
-        Verb::Job(JobVerb::Resume { id }) => job::resume::run(printer, id).await,
+        Verb::Job(JobVerb::Resume { id, without_hosts }) => job::resume::run(printer, id, without_hosts).await,
         Verb::Status => status::run(printer).await,
         Verb::Token(TokenVerb::Create { description, ttl, role, node }) => {
             token::create::run(printer, description, ttl, role, node).await

@@ -54,6 +54,15 @@ impl Everything {
         Self { first: self.first.restored_over(&live.first), others: self.others.clone() }
     }
 
+    /// What differs in the files of `after`, in words; its datastores may go on.
+    pub fn differences_of_files(&self, after: &Self) -> Vec<String> {
+        let files_of = |of: &Self| Self {
+            first: Snapshot { files: of.first.files.clone(), ..Snapshot::default() },
+            others: of.others.clone(),
+        };
+        files_of(self).differences(&files_of(after))
+    }
+
     /// What differs in `after`, in words.
     pub fn differences(&self, after: &Self) -> Vec<String> {
         let files = |things: &equality::Things| Snapshot { files: things.clone(), ..Snapshot::default() };
@@ -73,11 +82,7 @@ impl Fleet {
         shared.retain(|path| !path.starts_with("/usr"));
         let needs = Needs { packages: &["libatomic1", "libcurl4", "liblzma5", "libssl3"], shared };
         let fleet = Self { rack: Rack::up(hosts, &needs) };
-        for (number, host) in (1..).zip(fleet.rack.hosts()) {
-            install(host);
-            controllers::install(host, controllers::port(number), &fleet.replica_set_uri(), &fleet.valkey_uri());
-            host.exec(&["systemctl", "daemon-reload"]).ok();
-        }
+        (1..=usize::from(hosts)).for_each(|number| fleet.install(number));
         fleet.start_datastores();
         fleet.fill();
         fleet.restart_coordinator("");
@@ -85,6 +90,35 @@ impl Fleet {
             fleet.setup(number).ok();
         }
         fleet
+    }
+
+    /// Puts a new machine in the place of a host that was killed: our programs and the controller's are installed there, which has
+    /// an empty root and has never run.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn replace(&mut self, number: usize, hostname: &str) {
+        self.rack.replace(number, hostname);
+        self.install(number);
+        fs::create_dir_all(self.rack.host(number).path(ROOT)).expect("the root");
+    }
+
+    /// Where no `controller.yml` says it yet, `agent.yml` names the controller's root.
+    ///
+    /// # Panics
+    /// When the host refuses.
+    pub fn name_root(&self, number: usize) {
+        let (host, config) = (self.rack.host(number), "/etc/prexor-agent/agent.yml");
+        let text = fs::read_to_string(host.path(config)).expect("agent.yml");
+        host.write(config, &format!("{text}filesystem:\n  root: {ROOT}\n"));
+        host.exec(&["systemctl", "restart", "prexor-agent"]).ok();
+    }
+
+    fn install(&self, number: usize) {
+        let host = self.rack.host(number);
+        install(host);
+        controllers::install(host, controllers::port(number), &self.replica_set_uri(), &self.valkey_uri());
+        host.exec(&["systemctl", "daemon-reload"]).ok();
     }
 
     /// `prexorctl` on the first host, as root there.

@@ -114,6 +114,16 @@ impl Rack {
         self.hosts[number - 1].wait_until_up();
     }
 
+    /// Puts another machine in the place of a host that was killed: with an empty disk, the same address, and a name of its own.
+    /// Waits until it is up.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn replace(&mut self, number: usize, hostname: &str) {
+        self.hosts[number - 1].replace(hostname);
+        self.boot(number);
+    }
+
     /// Lets a host's systemd reboot it, and waits until it is up again.
     ///
     /// # Panics

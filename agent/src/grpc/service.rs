@@ -20,6 +20,7 @@ pub(super) async fn control(
     job_id: &str,
     role: ServiceRole,
     verb: ServiceVerb,
+    take_over: &str,
 ) -> Result<wire::ControlServiceResponse, Status> {
     let invalid = |what: &str| status(Reason::InvalidRequest, what);
     let role = inspect::role_from_wire(role).ok_or_else(|| invalid("no such service"))?;
@@ -30,7 +31,7 @@ pub(super) async fn control(
     let done = match verb {
         ServiceVerb::Stop => services.stop(role).await,
         ServiceVerb::Start => start(host, role).await,
-        ServiceVerb::Hold => holds.hold(services, job_id, Timestamp::now()).await,
+        ServiceVerb::Hold => holds.hold(services, job_id, take_over, Timestamp::now()).await,
         ServiceVerb::Release => holds.release(services, Some(job_id)).await.map(drop),
         ServiceVerb::Look => Ok(()),
         ServiceVerb::Unspecified => return Err(invalid("no such verb")),

@@ -66,22 +66,29 @@ impl Holds {
         }
     }
 
-    /// Stops the controller and keeps it so. Safe to repeat: what is missing of a hold that was begun is done.
+    /// Stops the controller and keeps it so. Safe to repeat: what is missing of a hold that was begun is done. The hold of
+    /// the job `take_over`, which has ended, becomes this one's without a moment in between.
     ///
     /// # Errors
-    /// When another job holds it, or it cannot be blocked or stopped; the hold then stays in force as far as it came.
-    pub async fn hold(&self, services: &dyn Services, job_id: &str, now: Timestamp) -> Result<(), ServiceError> {
+    /// When yet another job holds it, or it cannot be blocked or stopped; the hold then stays in force as far as it came.
+    pub async fn hold(
+        &self,
+        services: &dyn Services,
+        job_id: &str,
+        take_over: &str,
+        now: Timestamp,
+    ) -> Result<(), ServiceError> {
         let _moving = self.moving.lock().await;
         services.can_block(Role::Controller).await?;
         let hold = match self.in_force()? {
             Some(hold) if hold.job_id == job_id => hold,
-            Some(hold) => {
+            Some(hold) if hold.job_id != take_over => {
                 return Err(ServiceError(format!(
                     "the controller is held for {} already: that job must end, or `prexor-agent release --local` on this host",
                     hold.job_id
                 )));
             }
-            None => {
+            _ => {
                 let hold = Hold { job_id: job_id.to_owned(), since: now };
                 let bytes = serde_json::to_vec(&hold).map_err(|e| ServiceError(e.to_string()))?;
                 write_durably(&self.marker, &bytes).map_err(|e| {
@@ -175,7 +182,7 @@ mod tests {
         services.start(Role::Controller).await.unwrap();
         let holds = Holds::new(dir.path());
         for _ in 0..2 {
-            holds.hold(&services, "job-1", Timestamp::UNIX_EPOCH).await.unwrap();
+            holds.hold(&services, "job-1", "", Timestamp::UNIX_EPOCH).await.unwrap();
             assert_eq!(services.state(Role::Controller).await.unwrap(), ServiceState::Inactive);
             assert!(services.start(Role::Controller).await.is_err(), "the gate is shut");
         }
@@ -183,7 +190,7 @@ mod tests {
         let holds = Holds::new(dir.path());
         let hold = Hold { job_id: "job-1".into(), since: Timestamp::UNIX_EPOCH };
         assert_eq!(holds.in_force().unwrap(), Some(hold.clone()));
-        assert!(holds.hold(&services, "job-2", Timestamp::UNIX_EPOCH).await.unwrap_err().0.contains("job-1"));
+        assert!(holds.hold(&services, "job-2", "", Timestamp::UNIX_EPOCH).await.unwrap_err().0.contains("job-1"));
         assert!(holds.release(&services, Some("job-2")).await.unwrap_err().0.contains("job-1"));
         assert_eq!(holds.release(&services, Some("job-1")).await.unwrap(), Some(hold));
         assert_eq!(holds.release(&services, Some("job-1")).await.unwrap(), None, "again");

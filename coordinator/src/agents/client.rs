@@ -176,9 +176,11 @@ impl AgentClient {
         fence: Fence,
         verb: ServiceVerb,
         role: ServiceRole,
+        take_over: Option<String>,
     ) -> Result<ControlServiceResponse, Error> {
         let mut client = self.client.clone();
-        let request = ControlServiceRequest { fence: Some(fence), verb: verb as i32, role: role as i32 };
+        let take_over = take_over.unwrap_or_default();
+        let request = ControlServiceRequest { fence: Some(fence), verb: verb as i32, role: role as i32, take_over };
         let call = client.control_service(request);
         self.within(self.limits.service, "moving a service", call).await
     }

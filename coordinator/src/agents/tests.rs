@@ -174,8 +174,15 @@ async fn site(script: Script, name: &str) -> Site {
     });
     let credential = tokio::sync::watch::Sender::new(Arc::new(issue(Role::Coordinator, "c1")));
     let short = Duration::from_millis(300);
-    let timeouts =
-        AgentLimits { heartbeat: short, answer: short, stall: short, sync: short, service: short, ready: short };
+    let timeouts = AgentLimits {
+        heartbeat: short,
+        answer: short,
+        stall: short,
+        sync: short,
+        service: short,
+        ready: short,
+        away: short,
+    };
     let record = NodeRecord {
         name: "h1".parse().unwrap(),
         hostname: "at enrolment".to_owned(),

@@ -156,6 +156,20 @@ impl Catalog {
         Ok(())
     }
 
+    /// Changes what a job is to do that is paused; one that is not stays as it is.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub async fn change_paused_job(&self, id: &str, spec: &[u8]) -> Result<(), Error> {
+        sqlx::query("UPDATE jobs SET spec = $1 WHERE id = $2 AND state = $3")
+            .bind(spec)
+            .bind(id)
+            .bind(JobState::Paused.as_str_name())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
     /// Lets a job that is paused run again; `false` when it is not paused. It is the caller's to run.
     ///
     /// # Errors

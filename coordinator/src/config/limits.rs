@@ -35,12 +35,22 @@ pub struct AgentLimits {
     pub service: Duration,
     /// For a controller that was started to say that it is ready.
     pub ready: Duration,
+    /// For a host to come back that is away when something of a restore must be finished or taken back there.
+    pub away: Duration,
 }
 
 impl Default for AgentLimits {
     fn default() -> Self {
         let s = Duration::from_secs;
-        Self { heartbeat: s(15), answer: s(20), stall: s(60), sync: s(600), service: s(300), ready: s(300) }
+        Self {
+            heartbeat: s(15),
+            answer: s(20),
+            stall: s(60),
+            sync: s(600),
+            service: s(300),
+            ready: s(300),
+            away: s(1800),
+        }
     }
 }
 
@@ -54,6 +64,7 @@ pub(super) struct RawAgents {
     sync: Option<SignedDuration>,
     service: Option<SignedDuration>,
     ready: Option<SignedDuration>,
+    away: Option<SignedDuration>,
 }
 
 impl AgentLimits {
@@ -74,6 +85,7 @@ impl AgentLimits {
             sync: span("sync", raw.sync, default.sync, 2)?,
             service: span("service", raw.service, default.service, 2)?,
             ready: span("ready", raw.ready, default.ready, 1)?,
+            away: span("away", raw.away, default.away, 1)?,
         })
     }
 }

@@ -52,8 +52,8 @@ impl JobService for Api {
 
     async fn resume_job(&self, request: Request<ResumeJobRequest>) -> Result<Response<Job>, Status> {
         let (who, about) = (caller(&request)?.to_string(), About::of(&request));
-        let job_id = request.into_inner().job_id;
+        let ResumeJobRequest { job_id, without_hosts } = request.into_inner();
         about.is(format!("{job_id:.40}"));
-        Ok(Response::new(self.ctx.jobs.resume(&self.ctx, &job_id, &who).await?))
+        Ok(Response::new(self.ctx.jobs.resume(&self.ctx, &job_id, &without_hosts, &who).await?))
     }
 }

@@ -56,7 +56,9 @@ async fn plan(ctx: &Context, request: &PlanRestoreRequest) -> Result<restore::pl
     let selection = selection.checked().map_err(|e| Error::invalid(e.to_string()))?;
     let safety = restore::safety_from_wire(request.safety());
     let on_failure = restore::on_failure_from_wire(request.on_failure());
-    let options = Options { scope, selection, accept_versions: request.accept_versions, safety, on_failure };
+    let hosts = restore::hosts_from_wire(&request.only_hosts, &request.without_hosts).map_err(Error::invalid)?;
+    let (accept_versions, certificates) = (request.accept_versions, request.certificates);
+    let options = Options { scope, selection, certificates, accept_versions, safety, on_failure, hosts };
     restore::plan_restore(ctx, &id, &options).await
 }
 

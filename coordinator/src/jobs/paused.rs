@@ -17,11 +17,17 @@ use crate::{
 };
 
 impl Jobs {
-    /// Lets a job go on that is paused, and returns it as it is then.
+    /// Lets a job go on that is paused, without the hosts that do not come back, and returns it as it is then.
     ///
     /// # Errors
-    /// `NOT_FOUND` when there is no such job; `INVALID_REQUEST` when it is not paused.
-    pub async fn resume(&self, ctx: &Arc<Context>, id: &str, requested_by: &str) -> Result<Job, Error> {
+    /// `NOT_FOUND` when there is no such job; `INVALID_REQUEST` when it is not paused, or cannot do without such a host.
+    pub async fn resume(
+        &self,
+        ctx: &Arc<Context>,
+        id: &str,
+        without_hosts: &[String],
+        requested_by: &str,
+    ) -> Result<Job, Error> {
         let row = self.catalog.job(id).await?;
         match row.job.state() {
             JobState::Paused => {}
@@ -30,7 +36,17 @@ impl Jobs {
             }
             _ => return Err(Error::invalid(format!("{id} has ended: there is nothing to resume"))),
         }
-        self.go_on(ctx, row, Way::On, format!("resumed by {requested_by}")).await?;
+        let mut why = format!("resumed by {requested_by}");
+        if !without_hosts.is_empty() {
+            why = format!("{why} without {}", without_hosts.join(", "));
+            let Task::Restore(mut plan) = Task::read(JobKind::Restore, &row.spec)? else {
+                return Err(Error::internal(format!("{id} is paused and is no restore")));
+            };
+            restore::give_up_hosts(&mut plan, without_hosts)?;
+            self.catalog.change_paused_job(id, &Task::Restore(plan).spec()).await?;
+        }
+        let row = self.catalog.job(id).await?;
+        self.go_on(ctx, row, Way::On, why).await?;
         Ok(self.catalog.job(id).await?.job)
     }
 

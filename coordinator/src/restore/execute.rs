@@ -123,7 +123,11 @@ pub async fn resume(ctx: &Arc<Context>, job: &JobHandle, plan: &Plan, way: Way) 
         return Err(execution.take_back(Error::new(Reason::Interrupted, "the restore had failed")).await);
     }
     // What is staged, compared and saved stays so; whatever has to do with live data and controllers is looked at again.
-    let once = [StepVerb::Preflight, StepVerb::Stage, StepVerb::Prepare, StepVerb::Safety];
+    let mut once = vec![StepVerb::Preflight, StepVerb::Stage, StepVerb::Prepare, StepVerb::Safety];
+    // A controller that was started was right to write.
+    if journal.has_begun(StepVerb::Start) || journal.has_begun(StepVerb::Release) {
+        once.push(StepVerb::Check);
+    }
     execution.forwards(|step| !(once.contains(&step.verb()) && journal.is_step_done(step))).await
 }
 
@@ -152,7 +156,8 @@ impl Execution<'_> {
     fn paused(&self, failed: Error, how: &str) -> Error {
         let id = self.job.id();
         let message = format!(
-            "{}; {how}. `prexorctl job resume {id}` goes on from here, `prexorctl job cancel {id}` takes everything back",
+            "{}; {how}. `prexorctl job resume {id}` goes on from here (without a host that does not come back: --without-host \
+             NAME), `prexorctl job cancel {id}` takes everything back",
             failed.message
         );
         Error { message, ..failed }
@@ -267,9 +272,12 @@ impl Execution<'_> {
         let options = Options {
             scope: self.kinds()?,
             selection: self.selection(),
+            // They are among the paths by now.
+            certificates: false,
             accept_versions: self.plan.accept_versions,
             on_failure: super::on_failure_from_wire(self.plan.on_failure()),
             safety: super::safety_from_wire(self.plan.safety()),
+            hosts: super::hosts_from_wire(&self.plan.only_hosts, &self.plan.without_hosts).map_err(Error::internal)?,
         };
         let now = plan_restore(self.ctx, &self.id, &options).await?;
         refuse(&now)?;
@@ -284,7 +292,7 @@ impl Execution<'_> {
                 "the hosts have changed since the plan was made: look at it again with --dry-run",
             ));
         }
-        Ok(())
+        self.clear_what_was_left().await
     }
 
     fn selection(&self) -> Selection {

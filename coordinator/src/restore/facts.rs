@@ -43,6 +43,7 @@ fn node_facts(name: NodeName, node: Node, now: Timestamp, open_jobs: &[String]) 
     });
     NodeFacts {
         name,
+        hostname: node.hostname,
         unreachable: (!node.reachable).then_some(node.problem),
         sources: sources.collect(),
         controller_service,

@@ -14,14 +14,19 @@ use prexor_format::{
 use prexor_proto::facts;
 use serde::Serialize;
 
+mod hosts;
 mod laws;
 mod words;
+
+pub use hosts::Hosts;
 
 /// What an agent found on its host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeFacts {
     /// The node.
     pub name: NodeName,
+    /// Its host's own name; empty when it does not answer.
+    pub hostname: String,
     /// Why it does not answer; everything below is empty then.
     pub unreachable: Option<String>,
     /// What it could capture, and restore onto.
@@ -79,12 +84,17 @@ pub struct Options {
     pub scope: Vec<ArtifactKind>,
     /// Which part of them.
     pub selection: Selection,
+    /// Whether where the controllers have their CA and certificates is selected beside it; what that means is known once
+    /// the manifest is read.
+    pub certificates: bool,
     /// Whether servers and controllers may have other versions than the backup's (law L19).
     pub accept_versions: bool,
     /// When the live state is saved.
     pub safety: Safety,
     /// What happens when it fails half way.
     pub on_failure: OnFailure,
+    /// Which hosts it is about.
+    pub hosts: Hosts,
 }
 
 /// What happens when a restore fails that has changed live data already.
@@ -124,6 +134,8 @@ pub struct Plan {
     pub safety: Safety,
     /// What happens when it fails half way.
     pub on_failure: OnFailure,
+    /// Which hosts it is about.
+    pub hosts: Hosts,
     /// What is exchanged for what.
     pub replacements: Vec<Replacement>,
     /// What is done, in this order.
@@ -221,13 +233,19 @@ impl Plan {
 
 /// Computes the plan.
 pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan {
-    let selection = &options.selection;
-    let scope = if options.scope.is_empty() { selection.kinds() } else { options.scope.clone() };
+    let (selection, hosts) = (&options.selection, &options.hosts);
+    let nodes: &[NodeFacts] = &nodes.iter().filter(|n| hosts.include(&n.name)).cloned().collect::<Vec<_>>();
+    let scope = match options.scope.as_slice() {
+        [] if selection.kinds().is_empty() => hosts.kinds(),
+        [] => selection.kinds(),
+        asked => asked.to_vec(),
+    };
     let selected: Vec<&Artifact> =
-        manifest.artifacts.iter().filter(|a| scope.is_empty() || scope.contains(&a.kind)).collect();
+        manifest.artifacts.iter().filter(|a| (scope.is_empty() || scope.contains(&a.kind)) && hosts.cover(a)).collect();
     let mut refusals = laws::of_the_cluster(nodes);
+    refusals.extend(hosts.refusals(manifest, &scope));
     refusals.extend(laws::of_the_selection(selection, &scope, &selected));
-    let missing: Vec<_> = scope.iter().filter(|k| selected.iter().all(|a| a.kind != **k)).collect();
+    let missing: Vec<_> = scope.iter().filter(|k| manifest.artifacts.iter().all(|a| a.kind != **k)).collect();
     let missing: Vec<String> = missing.into_iter().map(|kind| format!("{} holds no {kind}", manifest.id)).collect();
     if selected.is_empty() {
         refusals.extend(missing.iter().map(|what| refusal("", what.clone())));
@@ -242,6 +260,7 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
             Err(refused) => refusals.push(refused),
         }
     }
+    refusals.extend(Hosts::left_held(nodes, &placed));
     refusals.extend(laws::of_the_whole(manifest, &placed, selection));
     let overridden = |r: &Refusal| options.accept_versions && r.law == "L19";
     let (accepted, refusals): (Vec<_>, Vec<_>) = refusals.into_iter().partition(overridden);
@@ -252,11 +271,13 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
         accept_versions: options.accept_versions,
         safety: options.safety,
         on_failure: options.on_failure,
+        hosts: hosts.clone(),
         replacements: placed.iter().map(|(artifact, node)| replacement(artifact, node, selection)).collect(),
         steps: steps(&placed, nodes, options),
         notes: [
             accepted.collect(),
-            laws::notes(manifest, &selected, selection),
+            laws::notes(manifest, &selected, options),
+            hosts.notes(manifest, nodes),
             words::stop(nodes),
             words::safety(options.safety, &placed, nodes),
             words::on_failure(options.on_failure).into_iter().collect(),
@@ -278,8 +299,9 @@ fn place<'a>(artifact: &Artifact, nodes: &'a [NodeFacts]) -> Result<&'a NodeFact
             refusal(
                 "L3",
                 format!(
-                    "{} belongs to {}, where no agent is enrolled: enrol one with `prexorctl setup --node {}`",
-                    artifact.id, artifact.node, artifact.node
+                    "{} belongs to {}, where no agent is enrolled: enrol one with `prexorctl setup --node {}`, or go \
+                     without it (--without-host {})",
+                    artifact.id, artifact.node, artifact.node, artifact.node
                 ),
             )
         })?;
@@ -402,4 +424,4 @@ fn root_of(artifact: &Artifact) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::restore) mod tests;

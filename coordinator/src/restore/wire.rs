@@ -5,9 +5,9 @@ use prexor_proto::{
     convert::{kind_to_wire, selection_to_wire},
 };
 
-use prexor_format::selection::Selection;
+use prexor_format::{id::NodeName, selection::Selection};
 
-use super::plan::{OnFailure, Plan, Replacement, Safety, Step, Verb};
+use super::plan::{Hosts, OnFailure, Plan, Replacement, Safety, Step, Verb};
 
 /// The plan on the wire, digest included.
 pub fn plan(plan: &Plan) -> wire::Plan {
@@ -25,6 +25,8 @@ pub fn plan(plan: &Plan) -> wire::Plan {
         after: plan.after.clone(),
         accept_versions: plan.accept_versions,
         safety: safety_to_wire(plan.safety).into(),
+        only_hosts: plan.hosts.only.iter().map(ToString::to_string).collect(),
+        without_hosts: plan.hosts.without.iter().map(ToString::to_string).collect(),
         on_failure: match plan.on_failure {
             OnFailure::RollBack => wire::OnFailure::RollBack,
             OnFailure::Hold => wire::OnFailure::Hold,
@@ -33,6 +35,21 @@ pub fn plan(plan: &Plan) -> wire::Plan {
         corrections: plan.corrections.clone(),
         selection: (plan.selection != Selection::default()).then(|| selection_to_wire(&plan.selection)),
     }
+}
+
+/// Which hosts a restore is about, as it was asked for.
+///
+/// # Errors
+/// What is wrong with a name.
+pub fn hosts_from_wire(only: &[String], without: &[String]) -> Result<Hosts, String> {
+    let names = |names: &[String]| {
+        let mut names: Vec<NodeName> =
+            names.iter().map(|n| n.parse().map_err(|e| format!("{n}: {e}"))).collect::<Result<_, String>>()?;
+        names.sort();
+        names.dedup();
+        Ok::<_, String>(names)
+    };
+    Ok(Hosts { only: names(only)?, without: names(without)? })
 }
 
 /// When the live state is saved, as it was asked for.

@@ -138,6 +138,9 @@ fn request(args: &RestoreArgs) -> Result<PlanRestoreRequest, Failure> {
             Safety::None => backup::Safety::None,
         }
         .into(),
+        certificates: args.part.certs,
+        only_hosts: args.only_hosts.clone(),
+        without_hosts: args.without_hosts.clone(),
         on_failure: match args.on_failure {
             OnFailure::RollBack => backup::OnFailure::RollBack,
             OnFailure::Hold => backup::OnFailure::Hold,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Network, cgroups_of, run, run_quietly, wait, within};
+use super::{Network, cgroups_of, run, run_quietly, unmount, wait, within};
 use crate::{
     cluster::Said,
     servers::{PATIENCE, kill_now},
@@ -28,9 +28,12 @@ pub struct Host {
     number: usize,
     /// What it is called: `h1`.
     pub name: String,
+    /// What its system calls itself.
+    hostname: String,
     /// On the rack's network.
     pub address: String,
     dir: PathBuf,
+    image: PathBuf,
     cgroup: PathBuf,
     namespace: String,
     shared: Vec<PathBuf>,
@@ -42,21 +45,37 @@ impl Host {
         let number = usize::from(number);
         let name = format!("h{number}");
         let dir = rack.join(&name);
-        for part in ["upper/etc", "work", "root"] {
-            fs::create_dir_all(dir.join(part)).expect("the host's disk");
-        }
-        fs::write(dir.join("upper/etc/hostname"), format!("{name}\n")).expect("the host's name");
-        fs::write(dir.join("upper/etc/hosts"), Network::names()).expect("the hosts' names");
-        let layers = |part: &str| dir.join(part).display().to_string();
-        let options = format!("lowerdir={},upperdir={},workdir={}", image.display(), layers("upper"), layers("work"));
-        run(Command::new("mount").args(["-t", "overlay", "rack", "-o", &options]).arg(dir.join("root")));
         let cgroup = cgroups_of(rack).join(&name);
         let namespace = network.namespace_of(number);
         let shared = shared.to_vec();
         let address = Network::address(number);
-        let mut host = Self { number, name, address, dir, cgroup, namespace, shared, launcher: None };
+        let (hostname, image) = (name.clone(), image.to_owned());
+        let mut host = Self { number, name, hostname, address, dir, image, cgroup, namespace, shared, launcher: None };
+        host.new_disk();
         host.boot(network);
         host
+    }
+
+    /// Another machine in the place of this one, which must be off: with an empty disk and a name of its own. It is not booted.
+    pub(super) fn replace(&mut self, hostname: &str) {
+        unmount(&self.root());
+        for part in ["upper", "work"] {
+            fs::remove_dir_all(self.dir.join(part)).expect("the host's disk");
+        }
+        hostname.clone_into(&mut self.hostname);
+        self.new_disk();
+    }
+
+    fn new_disk(&self) {
+        for part in ["upper/etc", "work", "root"] {
+            fs::create_dir_all(self.dir.join(part)).expect("the host's disk");
+        }
+        fs::write(self.dir.join("upper/etc/hostname"), format!("{}\n", self.hostname)).expect("the host's name");
+        fs::write(self.dir.join("upper/etc/hosts"), Network::names()).expect("the hosts' names");
+        let layers = |part: &str| self.dir.join(part).display().to_string();
+        let options =
+            format!("lowerdir={},upperdir={},workdir={}", self.image.display(), layers("upper"), layers("work"));
+        run(Command::new("mount").args(["-t", "overlay", "rack", "-o", &options]).arg(self.root()));
     }
 
     /// Switches it on; [`Host::wait_until_up`] waits for it.
@@ -69,7 +88,7 @@ impl Host {
         launch.args(["--quiet", "--boot", "--register=no", "--keep-unit", "--capability=CAP_NET_ADMIN"]);
         launch.args(["--console=pipe", "--resolv-conf=off", "--timezone=off", "--link-journal=no"]);
         launch.arg(format!("--directory={}", self.root().display()));
-        launch.arg(format!("--machine={}", self.namespace)).arg(format!("--hostname={}", self.name));
+        launch.arg(format!("--machine={}", self.namespace)).arg(format!("--hostname={}", self.hostname));
         launch.arg(format!("--network-namespace-path=/run/netns/{}", self.namespace));
         launch.args(self.shared.iter().map(|path| format!("--bind-ro={}", path.display())));
         launch.stdin(Stdio::null()).stderr(console.try_clone().expect("the console")).stdout(console);

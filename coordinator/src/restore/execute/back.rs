@@ -50,7 +50,11 @@ impl Execution<'_> {
                 return Ended::Paused(self.paused(failed, &how));
             }
         };
-        Ended::Failed(Error { message: format!("{}; {outcome}", failed.message), ..failed })
+        let left_out = match self.plan.without_hosts.as_slice() {
+            [] => String::new(),
+            hosts => format!("; {} was left out: look there before its controller is started", hosts.join(", ")),
+        };
+        Ended::Failed(Error { message: format!("{}; {outcome}{left_out}", failed.message), ..failed })
     }
 
     /// From here on there is no other way than back, whoever takes the restore up.
@@ -106,13 +110,21 @@ impl Execution<'_> {
         meanwhile: &str,
         patience: &CancellationToken,
     ) -> Result<(), Error> {
-        let mut reminded: Option<Instant> = None;
+        let (mut reminded, since) = (None::<Instant>, Instant::now());
         loop {
             let error = match self.attempt(node, must).await {
                 Ok(()) => return Ok(()),
                 Err(e) if !must.may_work_later(e.reason) => return Err(e.on(node.as_str())),
                 Err(e) => e,
             };
+            if since.elapsed() >= self.ctx.config.agents.away {
+                let message = format!(
+                    "{}; it was waited for {} s (agents.away)",
+                    error.message,
+                    self.ctx.config.agents.away.as_secs()
+                );
+                return Err(Error { message, ..error }.on(node.as_str()));
+            }
             if reminded.is_none_or(|at| at.elapsed() >= REMIND_EVERY) {
                 reminded = Some(Instant::now());
                 self.job.warning(format!("waiting for {node} ({}): {meanwhile}", error.message)).await;

@@ -10,7 +10,7 @@ use prexor_format::{
     laws::{Lease, Leases},
 };
 use prexor_proto::{
-    agent::{ControlServiceResponse, ServiceVerb},
+    agent::{ControlServiceResponse, Fence, ServiceVerb},
     backup::{ServiceRole, ServiceState, Step, StepState, StepVerb},
     facts,
     reason::Reason,
@@ -19,7 +19,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Execution, Must, all_of, node_of};
-use crate::{agents::Look, error::Error};
+use crate::{
+    agents::{self, Look},
+    error::Error,
+};
 
 /// How often a controller that was started is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -32,14 +35,54 @@ const MARK_IS_VAGUE_MS: i64 = 100;
 
 impl Execution<'_> {
     async fn control(&self, node: &NodeName, verb: ServiceVerb) -> Result<ControlServiceResponse, Error> {
-        let agent = self.agent(node).await?;
-        agent.control_service(self.job.fence(), verb, ServiceRole::Controller).await.map_err(|e| e.on(node.as_str()))
+        self.control_instead_of(node, verb, None).await
+    }
+
+    async fn control_instead_of(
+        &self,
+        node: &NodeName,
+        verb: ServiceVerb,
+        ended: Option<String>,
+    ) -> Result<ControlServiceResponse, Error> {
+        let (agent, fence) = (self.agent(node).await?, self.job.fence());
+        let answer = agent.control_service(fence, verb, ServiceRole::Controller, ended).await;
+        answer.map_err(|e| e.on(node.as_str()))
     }
 
     /// Stops the controller and keeps it so.
     pub(super) async fn hold(&self, node: &NodeName) -> Result<(), Error> {
-        let answer = self.control(node, ServiceVerb::Hold).await?;
+        let ended = self.held_for_an_ended_job(node).await?;
+        let answer = self.control_instead_of(node, ServiceVerb::Hold, ended).await?;
         self.is_held(node, &answer)
+    }
+
+    /// A job that has ended without this host, and left its controller held.
+    async fn held_for_an_ended_job(&self, node: &NodeName) -> Result<Option<String>, Error> {
+        let job = self.control(node, ServiceVerb::Look).await?.held_for;
+        let open = self.ctx.catalog.active_jobs().await?;
+        let has_ended = !job.is_empty() && open.iter().all(|row| row.job.id != job);
+        Ok(has_ended.then_some(job))
+    }
+
+    /// A host that was away when its restore ended has files of then, perhaps half exchanged: they go back to what they were
+    /// before anything new is put beside them.
+    pub(super) async fn clear_what_was_left(&self) -> Result<(), Error> {
+        for node in self.nodes_with(StepVerb::Hold)? {
+            let Some(job_id) = self.held_for_an_ended_job(&node).await? else { continue };
+            let fence = Fence { job_id: job_id.clone(), ..self.job.fence() };
+            let agent = self.agent(&node).await?;
+            for step in self.plan.steps.iter().filter(|s| s.verb() == StepVerb::Stage && s.node == node.as_str()) {
+                match agent.verb(agents::Verb::Revert, fence.clone(), &step.artifact_id, |_| {}).await {
+                    Ok(_) => {
+                        let what = &step.artifact_id;
+                        self.job.message(format!("{what} on {node}: what {job_id} left half done is taken back")).await;
+                    }
+                    Err(e) if e.reason == Reason::NotFound => {}
+                    Err(e) => return Err(e.on(node.as_str())),
+                }
+            }
+        }
+        Ok(())
     }
 
     fn is_held(&self, node: &NodeName, answer: &ControlServiceResponse) -> Result<(), Error> {
@@ -68,7 +111,8 @@ impl Execution<'_> {
                 return Err(Error::new(Reason::RestoreRefused, message).on(node.as_str()));
             }
         }
-        self.nobody_leads().await
+        // Those that this restore leaves alone go on, and one of them may well lead.
+        if self.plan.only_hosts.is_empty() { self.nobody_leads().await } else { Ok(()) }
     }
 
     /// Nobody renews a lease either: that would be a controller that no agent knows of.

@@ -17,7 +17,7 @@ use prexor_format::{
 };
 use prexor_proto::facts;
 
-use super::{NodeFacts, Refusal, ServiceFacts, refusal, source, stored_bytes};
+use super::{NodeFacts, Options, Refusal, ServiceFacts, refusal, source, stored_bytes};
 
 /// The first server versions that load each RDB version (law L19): name, RDB version, major, minor.
 const RDB_READERS: [(&str, u32, u32, u32); 6] = [
@@ -41,9 +41,9 @@ pub(super) fn of_the_cluster(nodes: &[NodeFacts]) -> Vec<Refusal> {
 fn of_the_node(node: &NodeFacts) -> Vec<Refusal> {
     if let Some(why) = &node.unreachable {
         let message = format!(
-            "{} does not answer, so its controller may be running ({why}): bring its agent back, or take the node out \
-             of the cluster",
-            node.name
+            "{} does not answer, so its controller may be running ({why}): bring its agent back, enrol another host in its \
+             place, or go without it (--without-host {})",
+            node.name, node.name
         );
         return vec![refusal("L14", message)];
     }
@@ -62,14 +62,6 @@ fn of_the_node(node: &NodeFacts) -> Vec<Refusal> {
             out.push(refusal("L14", format!("it is unknown whether the controller on {} runs: {why}", node.name)));
         }
         (ServiceFacts::Absent | ServiceFacts::Inactive { .. } | ServiceFacts::Active { .. }, _) => {}
-    }
-    if let Some(job) = &node.held_for {
-        let message = format!(
-            "the controller on {} is still held for {job}, which has ended: look at `prexorctl job show {job}`, and end \
-             the hold with `prexor-agent release --local` as root on {}",
-            node.name, node.name
-        );
-        out.push(refusal("L14", message));
     }
     if node.clock_ahead.abs() > CLOCK_MAY_DIFFER {
         let (by, way) = (node.clock_ahead.abs(), if node.clock_ahead > 0 { "ahead of" } else { "behind" });
@@ -232,9 +224,12 @@ pub(super) fn of_the_whole(
 }
 
 /// What an operator should know before saying yes.
-pub(super) fn notes(manifest: &Manifest, selected: &[&Artifact], selection: &Selection) -> Vec<String> {
+pub(super) fn notes(manifest: &Manifest, selected: &[&Artifact], options: &Options) -> Vec<String> {
+    let selection = &options.selection;
+    let whole = options.hosts.only.is_empty();
     let mut out = vec![format!(
-        "the cluster goes back to {}: what happened since is lost",
+        "{} to {}: what happened since is lost",
+        if whole { "the cluster goes back" } else { "only the files of these hosts go back" },
         manifest.completed_at.strftime("%Y-%m-%dT%H:%M:%SZ")
     )];
     for artifact in selected {

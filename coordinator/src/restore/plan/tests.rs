@@ -12,6 +12,7 @@ use prexor_proto::facts;
 
 use super::*;
 
+mod hosts;
 mod valkey;
 
 fn controller(uuid: &str, cluster_id: &str) -> Controller {
@@ -40,7 +41,7 @@ fn artifact(kind: ArtifactKind, path: &str, contents: Contents) -> Artifact {
     }
 }
 
-fn manifest() -> Manifest {
+pub(in crate::restore) fn manifest() -> Manifest {
     let content = ContentHasher::new(Order::Multiset).finish();
     let collection = Collection {
         database: "prexorcloud".into(),
@@ -125,6 +126,7 @@ fn node() -> NodeFacts {
     };
     NodeFacts {
         name: "h1".parse().unwrap(),
+        hostname: "h1".into(),
         unreachable: None,
         sources: vec![
             source(
@@ -154,7 +156,8 @@ fn active() -> ServiceFacts {
 
 fn everything() -> Options {
     let (safety, on_failure) = (Safety::AfterStop, OnFailure::RollBack);
-    Options { scope: vec![], selection: Selection::default(), accept_versions: false, safety, on_failure }
+    let (selection, hosts) = (Selection::default(), Hosts::default());
+    Options { scope: vec![], selection, certificates: false, accept_versions: false, safety, on_failure, hosts }
 }
 
 fn laws(plan: &Plan) -> Vec<&str> {
@@ -205,8 +208,9 @@ fn a_controller_that_cannot_be_held_or_might_run_is_refused() {
     let plan_of_running = refused(&m, &everything(), running);
     assert_eq!(laws(&plan_of_running), ["L14"]);
     assert!(plan_of_running.refusals[0].message.contains("stop it first (sudo systemctl stop prexorcloud-controller)"));
-    let left_held = |n: &mut NodeFacts| n.held_for = Some("job-1".into());
-    assert_eq!(laws(&refused(&m, &everything(), left_held)), ["L14"]);
+    let left_held = refused(&m, &everything(), |n| n.held_for = Some("job-1".into()));
+    assert_eq!(left_held.refusals, []);
+    assert!(left_held.notes.iter().any(|n| n.contains("still held for job-1")), "{:?}", left_held.notes);
     let unknown = ServiceFacts::Unknown("systemctl is missing".into());
     assert_eq!(laws(&refused(&m, &everything(), |n| n.controller_service = unknown.clone())), ["L14"]);
     let mut silent = node();
