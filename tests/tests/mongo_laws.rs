@@ -110,6 +110,37 @@ async fn what_a_backup_does_not_know_of_stays() {
     assert_eq!(all(&db, "cluster_join_tokens").await, [] as [Document; 0]);
 }
 
+/// A restore is taken back after a controller was started.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_back_gives_back_no_epoch_and_no_revocation() {
+    let (_mongod, rig) = one_member().await;
+    let (db, artifact) = (rig.db(), back_up(&rig).await);
+    put(&db, "cluster_leadership", vec![leader(57_i64, "controller-2")]).await;
+    put(&db, "node_cert_revocations", vec![revoked("0c", "stolen")]).await;
+    let swapped = async |job: &str| {
+        let unit = rig.unit(job, &artifact);
+        rig.source.prepare(&unit).await.unwrap();
+        rig.source.swap(&unit).await.unwrap();
+        unit
+    };
+    rig.source.revert(&swapped("job-1").await).await.unwrap();
+    assert_eq!(all(&db, "cluster_leadership").await, [leader(57_i64, "controller-2")], "nobody has done anything");
+    assert_eq!(all(&db, "node_cert_revocations").await, [revoked("0c", "stolen")]);
+
+    let unit = swapped("job-2").await;
+    let issued = 57 + GAP + 1;
+    let leads = doc! { "$set": { "epoch": issued, "holder": "controller-3" } };
+    db.collection::<Document>("cluster_leadership").update_one(doc! {}, leads).await.unwrap();
+    db.collection("node_cert_revocations").insert_one(revoked("0d", "lost")).await.unwrap();
+    for _ in 0..2 {
+        rig.source.revert(&unit).await.unwrap();
+        let now = all(&db, "cluster_leadership").await;
+        assert_eq!((now[0].get_i64("epoch").unwrap(), now[0].get("holder")), (issued + GAP, Some(&Bson::Null)));
+        assert_eq!(all(&db, "node_cert_revocations").await, [revoked("0c", "stolen"), revoked("0d", "lost")]);
+        assert_eq!(all(&db, "nodes").await.len(), 1);
+    }
+}
+
 /// The agent's connection breaks at each of the commands that correct.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_correction_that_was_cut_short_is_made_whole() {

@@ -86,6 +86,37 @@ async fn no_number_is_issued_twice_and_no_revocation_is_forgotten() {
     }
 }
 
+/// A restore is taken back after a controller was started, by exchanging files and by single keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_back_gives_back_no_number_and_no_revocation() {
+    for live in [false, true] {
+        let bench = Bench::filled(Valkey::builder()).await;
+        let artifact = bench.capture().await;
+        let there = remote(bench.server.uri());
+        let source = if live { &there } else { &bench.source };
+        let counter = |name: &str| bench.server.cli(&["GET", &format!("prexor:v1:lease-token:{name}")]);
+        let (leader, scheduler) = (counter("leader"), counter("scheduler"));
+
+        let unit = bench.unit("job-1", &artifact);
+        source.prepare(&unit).await.unwrap();
+        source.swap(&unit).await.unwrap();
+        source.revert(&unit).await.unwrap();
+        assert_eq!((counter("leader"), counter("scheduler")), (leader, scheduler.clone()), "nobody has done anything");
+
+        let unit = bench.unit("job-2", &artifact);
+        source.prepare(&unit).await.unwrap();
+        source.swap(&unit).await.unwrap();
+        let issued = next_number(&bench);
+        set(&bench, "prexor:v1:nodecert:revoked:ffff", "node-3", "9000");
+        for _ in 0..2 {
+            source.revert(&unit).await.unwrap();
+            assert!(exists(&bench, "prexor:v1:nodecert:revoked:ffff"));
+            assert_eq!(counter("leader").trim().parse::<u64>().unwrap(), issued + 1_000_000, "live: {live}");
+            assert_eq!(counter("scheduler"), scheduler);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn logins_come_back_where_that_is_asked_for() {
     let bench = Bench::filled(Valkey::builder()).await;

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::GAP;
 use crate::{rdb::family, text::things};
 
+mod back;
 mod words;
+pub use back::{corrections_back, restored};
 pub use words::{lost, words};
 
 /// How much of counters, leases and revocations is kept in mind at once, in bytes by [`weight`]: those of some hundred

@@ -3,14 +3,14 @@
 //! What follows from what is `prexor_format::laws::mongo`'s to say. The restored collections are corrected under their
 //! temporary names, while nobody who would write runs; what they then hold is noted, and is what a check compares with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{Document, doc};
 use prexor_format::{
     bson::{DocBuilder, Elements, kind},
     digest::Order,
     laws::{
-        Lease, Leases,
+        GAP, Lease, Leases,
         mongo::{
             Corrections, EPOCH, HOLDER, JOIN_TOKENS, LEADERSHIP, REDEEMED, REVOCATIONS, STAMP, State, corrections,
             words,
@@ -18,6 +18,7 @@ use prexor_format::{
     },
     manifest::{Collection, CollectionType},
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     Server,
@@ -29,6 +30,11 @@ use super::{
 use crate::{restore_unit::RestoreUnit, source::SourceError};
 
 const NOTE: &str = "mongo-laws";
+
+/// Note: what the restore has made live ([`Restored`]).
+const RESTORED: &str = "mongo-laws-restored";
+/// Note: what controllers that were started have made of it ([`Since`]).
+const SINCE: &str = "mongo-laws-since";
 
 /// The field of a record of [`LEADERSHIP`] that a leader moves forward.
 const RENEWED: &str = "renewedAt";
@@ -48,6 +54,24 @@ type Corrected = BTreeMap<String, Collection>;
 struct Records {
     state: State,
     /// Of [`LEADERSHIP`] and [`REVOCATIONS`], whole.
+    leadership: Vec<Vec<u8>>,
+    revocations: Vec<Vec<u8>>,
+}
+
+/// What controllers find that are started after a restore.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Restored {
+    epoch: Option<i64>,
+    /// `_id`s of [`REVOCATIONS`], as BSON.
+    revocations: BTreeSet<Vec<u8>>,
+}
+
+/// What must not be forgotten when such a restore is taken back.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Since {
+    /// The highest epoch of all, where it is above the restored one.
+    epoch: Option<i64>,
+    /// Of [`LEADERSHIP`], whole, and of [`REVOCATIONS`] those that were made meanwhile.
     leadership: Vec<Vec<u8>>,
     revocations: Vec<Vec<u8>>,
 }
@@ -94,6 +118,9 @@ pub(super) async fn correct(server: &Server, unit: &RestoreUnit, plan: &Plan) ->
         let backup = Records::of(server, &staged, &ours).await?;
         let corrections = corrections(&live.state, &backup.state);
         apply(server, &staged, &corrections, &live, &backup).await?;
+        let revocations = backup.state.revocations.union(&live.state.revocations).cloned().collect();
+        let restored = Restored { epoch: corrections.epoch, revocations };
+        unit.save_note(&format!("{RESTORED}-{database}"), &restored).map_err(|e| note_failed(&e))?;
         unit.tell(&words(&corrections, &live.state, &backup.state)).map_err(|e| note_failed(&e))?;
         for name in ours {
             let entry = unit_entry(unit, database, name)?;
@@ -104,6 +131,58 @@ pub(super) async fn correct(server: &Server, unit: &RestoreUnit, plan: &Plan) ->
         }
     }
     unit.save_note(&format!("{NOTE}-{database}"), &sums).map_err(|e| note_failed(&e))
+}
+
+/// Before the restored collections go: what controllers that were started have done to them that must not be forgotten.
+pub(super) async fn keep_since(server: &Server, unit: &RestoreUnit, plan: &Plan) -> Result<(), SourceError> {
+    let (restored, since) = (format!("{RESTORED}-{}", server.database()), format!("{SINCE}-{}", server.database()));
+    let Some(restored) = unit.load_note::<Restored>(&restored).map_err(|e| note_failed(&e))? else { return Ok(()) };
+    let there = catalog::list(server).await?;
+    // Who stamps a record leads, and a leader's epoch is in its own record.
+    let ours = plan.install.iter().filter(|i| [LEADERSHIP, REVOCATIONS].contains(&i.name.as_str()));
+    let live: BTreeMap<&str, &str> = ours
+        .filter_map(|i| match &i.how {
+            Installed::Collection { uuid, .. } => Some((i.name.as_str(), there.name_of(uuid)?)),
+            Installed::Timeseries | Installed::View => None,
+        })
+        .collect();
+    let found = Records::of(server, &live, &[LEADERSHIP, REVOCATIONS]).await?;
+    let mut kept: Since = unit.load_note(&since).map_err(|e| note_failed(&e))?.unwrap_or_default();
+    let highest = found.state.epoch.max(found.state.stamp);
+    if highest > restored.epoch && highest > kept.epoch {
+        (kept.epoch, kept.leadership) = (highest, found.leadership);
+    }
+    let made_since = |d: &Vec<u8>| !restored.revocations.contains(&id_of(d)) && !kept.revocations.contains(d);
+    let made_since: Vec<_> = found.revocations.into_iter().filter(made_since).collect();
+    kept.revocations.extend(made_since);
+    unit.save_note(&since, &kept).map_err(|e| note_failed(&e))
+}
+
+/// L2 and L6 on the way back, once the old collections have their names again. Safe to repeat.
+pub(super) async fn correct_back(server: &Server, unit: &RestoreUnit) -> Result<(), SourceError> {
+    let note = format!("{SINCE}-{}", server.database());
+    let Some(since) = unit.load_note::<Since>(&note).map_err(|e| note_failed(&e))? else { return Ok(()) };
+    if !since.revocations.is_empty() {
+        put(server, REVOCATIONS, &since.revocations).await?;
+    }
+    let Some(issued) = since.epoch else { return Ok(()) };
+    let old = find(server, LEADERSHIP).await?;
+    if old.iter().filter_map(|d| integer(d, EPOCH)).max() > Some(issued) {
+        return Ok(());
+    }
+    tracing::warn!(issued, "{LEADERSHIP} goes on above the epochs that were issued since the restore (law L2)");
+    if old.is_empty() {
+        put(server, LEADERSHIP, &since.leadership).await?;
+    }
+    nobody_leads(server, LEADERSHIP, issued.saturating_add(GAP)).await
+}
+
+/// The epoch goes on at this number, and nobody holds it.
+async fn nobody_leads(server: &Server, collection: &str, epoch: i64) -> Result<(), SourceError> {
+    let set = encode(&doc! { "$set": { EPOCH: epoch, HOLDER: bson::Bson::Null } })?;
+    let mut update = DocBuilder::new();
+    update.document("q", prexor_format::bson::EMPTY_DOCUMENT).document("u", &set).boolean("multi", true);
+    change(server, collection, Verb::Update, &[update.finish()]).await
 }
 
 /// The manifest's entry of a collection that gets this name.
@@ -170,10 +249,7 @@ async fn apply(
         // A backup from before anybody led has no record to go on with.
         let missing = if backup.leadership.is_empty() { &live.leadership[..] } else { &[] };
         put(server, place, missing).await?;
-        let set = encode(&doc! { "$set": { EPOCH: epoch, HOLDER: bson::Bson::Null } })?;
-        let mut update = DocBuilder::new();
-        update.document("q", prexor_format::bson::EMPTY_DOCUMENT).document("u", &set).boolean("multi", true);
-        change(server, place, Verb::Update, &[update.finish()]).await?;
+        nobody_leads(server, place, epoch).await?;
     }
     if let Some(place) = staged.get(REVOCATIONS) {
         put(server, place, &live.revocations).await?;

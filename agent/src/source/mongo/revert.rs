@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use prexor_format::{manifest::CollectionType, mongodump::BUCKETS_PREFIX};
 
 use super::{
-    MongoConfig, Server, accounts, catalog, define,
+    MongoConfig, Server, accounts, catalog, define, laws,
     members::patiently,
     staged,
     swap::{self, Installed, Kept, Plan},
@@ -42,8 +42,10 @@ pub(super) async fn revert(server: &Server, config: &MongoConfig, unit: &Restore
 async fn bring_back(server: &Server, unit: &RestoreUnit) -> Result<Vec<String>, SourceError> {
     let mut lost = Vec::new();
     if let Some(plan) = swap::load_plan(unit, server.database())? {
+        laws::keep_since(server, unit, &plan).await?;
         remove_new(server, &plan).await?;
         lost = rename_back(server, &plan).await?;
+        laws::correct_back(server, unit).await?;
         load_back(server, &plan).await?;
         views_back(server, &plan).await?;
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use prexor_format::{
-    laws::valkey::{Correction, Options, State, corrections, lost, removes, words},
+    laws::valkey::{Correction, Options, State, corrections, lost, removes, restored, words},
     rdb::{RdbError, RdbSummary, Reader, Summary},
 };
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use super::{
     laws::{self, Live},
     prepare::{self, Apart},
     reread::{Reread, put_back},
-    restore::{CORRECTIONS, LIVE, Restore, Sums, differences},
+    restore::{CORRECTIONS, LIVE, RESTORED, Restore, Sums, differences},
 };
 use crate::restore_unit::RestoreUnit;
 
@@ -59,6 +59,7 @@ impl Restore {
                 let corrections = corrections(Some(&covered), &backup, options);
                 let told = [words(&corrections), lost(Some(&live.state))].concat();
                 self.unit.tell(&told).map_err(super::restore::notes_failed)?;
+                self.keep_note(RESTORED, &restored(&backup, &corrections))?;
                 self.keep_note(CORRECTIONS, &corrections)?;
                 corrections
             }
@@ -90,13 +91,15 @@ impl Restore {
             return Ok(());
         }
         self.settings_back().await?;
+        self.keep_since().await?;
         let (unit, address, kept) = (self.unit.clone(), self.source.address()?, self.kept());
         blocking(move || {
             Keys::connect(&address, &unit.selection, &unit.progress)?.remove()?;
             let mut keys = Keys::connect(&address, &unit.selection, &unit.progress)?;
             keys.put_in(&kept, now_ms(), Summary::new(), |_| true).map(drop)
         })
-        .await
+        .await?;
+        self.correct_back().await.map(drop)
     }
 
     pub(super) async fn commit_live(self) -> Result<(), SourceError> {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use prexor_format::{
-    laws::valkey::{Correction, Options, corrections, lost, words},
+    laws::valkey::{Correction, Options, State, corrections, corrections_back, lost, restored, words},
     manifest::KeyFamily,
     rdb::{Functions, RdbSummary, Summary},
 };
@@ -40,6 +40,12 @@ const SITE: &str = "valkey-site";
 pub(super) const LIVE: &str = "valkey-live";
 /// Note: the corrections by the restore laws, settled once the backup's keys were seen.
 pub(super) const CORRECTIONS: &str = "valkey-corrections";
+/// Note: what the restore has made live ([`State`]), which controllers that are started find.
+pub(super) const RESTORED: &str = "valkey-restored";
+/// Note: what was live when the way back began ([`Live`]).
+const SINCE: &str = "valkey-since";
+/// Note: the corrections of the old keys, settled once they were live again.
+const BACK: &str = "valkey-corrections-back";
 /// Note: everything lies beside the data, verified.
 const PREPARED: &str = "valkey-prepared";
 /// Note: the server is being stopped for the exchange.
@@ -177,12 +183,52 @@ impl Restore {
                 let corrections = corrections(Some(&live.state), &backup, options);
                 let told = [words(&corrections), lost(Some(&live.state))].concat();
                 self.unit.tell(&told).map_err(notes_failed)?;
+                self.keep_note(RESTORED, &restored(&backup, &corrections))?;
                 self.keep_note(CORRECTIONS, &corrections)?;
                 corrections
             }
         };
         laws::apply(&connection, &corrections, &live, |_| true).await?;
         self.save_live(&connection, site).await
+    }
+
+    /// Before the restored keys go: what controllers that were started have done to them that must not be forgotten.
+    pub(super) async fn keep_since(&self) -> Result<(), SourceError> {
+        // Without the first no controller can have run, with the second the old keys are back.
+        if self.note::<State>(RESTORED)?.is_none() || self.note::<Vec<Correction>>(BACK)?.is_some() {
+            return Ok(());
+        }
+        let mut since = match laws::read(&self.source.connect().await?).await {
+            Err(SourceError::NoSpace(why)) => {
+                tracing::warn!("what was issued since the restore is not looked at: {why}");
+                return Ok(());
+            }
+            read => read?,
+        };
+        if let Some(earlier) = self.note::<Live>(SINCE)? {
+            since.merge(earlier);
+        }
+        self.keep_note(SINCE, &since)
+    }
+
+    /// L1 and L6 on the way back, once the old keys are live again. Whether anything had to be changed.
+    pub(super) async fn correct_back(&self) -> Result<bool, SourceError> {
+        let (Some(restored), Some(since)) = (self.note::<State>(RESTORED)?, self.note::<Live>(SINCE)?) else {
+            return Ok(false);
+        };
+        let connection = self.source.connect().await?;
+        let corrections = match self.note::<Vec<Correction>>(BACK)? {
+            Some(corrections) => corrections,
+            None => {
+                let old = laws::read(&connection).await?.state;
+                let corrections = corrections_back(&since.state, &restored, &old);
+                self.keep_note(BACK, &corrections)?;
+                corrections
+            }
+        };
+        words(&corrections).iter().for_each(|line| tracing::warn!("on the way back of Valkey: {line}"));
+        laws::apply(&connection, &corrections, &since, |_| true).await?;
+        Ok(!corrections.is_empty())
     }
 
     pub(super) async fn revert_files(self) -> Result<(), SourceError> {
@@ -197,15 +243,39 @@ impl Restore {
                 Ok(place.begun()? && !place.is_back()?)
             });
             if to_move.await? {
+                self.keep_since_or_go_without().await?;
                 self.stop().await?;
                 let (unit, at) = (self.unit.clone(), site.clone());
                 blocking(move || Place::new(&at, &unit).put_back()).await?;
             }
             self.start().await?;
             self.loaded().await?;
+            if self.correct_back().await? {
+                self.save_live(&self.source.connect().await?, &site).await?;
+            }
         }
         let unit = self.unit;
         blocking(move || Place::new(&site, &unit).discard()).await
+    }
+
+    /// A server that is down is started to be asked. One that does not come up with the restored files kept no controller going
+    /// for long either, and must not keep the old ones away.
+    async fn keep_since_or_go_without(&self) -> Result<(), SourceError> {
+        match self.keep_since().await {
+            Err(SourceError::Unavailable(_)) => {}
+            done => return done,
+        }
+        let up = async {
+            self.start().await?;
+            self.loaded().await
+        };
+        match up.await {
+            Ok(_) => self.keep_since().await,
+            Err(e) => {
+                tracing::warn!("what was issued since the restore cannot be looked at, Valkey does not come up: {e}");
+                Ok(())
+            }
+        }
     }
 
     pub(super) async fn commit_files(self) -> Result<(), SourceError> {
