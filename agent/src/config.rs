@@ -62,6 +62,9 @@ pub struct AgentConfig {
 pub struct ControllerConfig {
     /// Root directory of the installation; by default `/etc/prexorcloud` or `/opt/prexorcloud/controller`.
     pub root: Option<PathBuf>,
+    /// A command, as an argument list, whose output names the controller's version (law L19); without it versions are not
+    /// compared, since nothing in the installation says it.
+    pub version_command: Vec<String>,
 }
 
 /// `mongo`.

@@ -46,7 +46,7 @@ pub struct Discovered {
 }
 
 impl Discovered {
-    /// As the manifest names the controller. Its version is not in the configuration.
+    /// As the manifest names the controller. Its version is not in this file: `controller.version_command` tells it.
     pub fn controller(&self) -> Controller {
         Controller {
             uuid: self.uuid.clone(),

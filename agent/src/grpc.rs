@@ -82,7 +82,7 @@ impl AgentService for Api {
         self.pass(request.fence)?;
         let kind = error::wire(prexor_proto::convert::kind_from_wire(request.kind))?;
         let compression = error::wire(prexor_proto::convert::compression_from_wire(request.compression))?;
-        let source = self.host.live_source(kind, compression).map_err(error::source)?;
+        let source = self.host.live_source(kind, compression).await.map_err(error::source)?;
         Ok(Response::new(capture::run(source)))
     }
 

@@ -144,6 +144,15 @@ impl Host {
         targets::resolve(&self.config)
     }
 
+    /// As [`Host::targets`], with the controller's version where a command tells it.
+    pub async fn targets_and_version(&self) -> Targets {
+        let mut targets = self.targets();
+        if let Some(controller) = &mut targets.controller {
+            controller.version = services::version_of(&self.config.controller.version_command).await;
+        }
+        targets
+    }
+
     /// The sources of these targets.
     pub fn sources(&self, targets: &Targets) -> Vec<Arc<dyn Source>> {
         ArtifactKind::ALL.into_iter().filter_map(|kind| self.source(kind, targets, None)).collect()
@@ -153,8 +162,12 @@ impl Host {
     ///
     /// # Errors
     /// When this host has none.
-    pub fn live_source(&self, kind: ArtifactKind, compression: Option<Level>) -> Result<Arc<dyn Source>, SourceError> {
-        let targets = self.targets();
+    pub async fn live_source(
+        &self,
+        kind: ArtifactKind,
+        compression: Option<Level>,
+    ) -> Result<Arc<dyn Source>, SourceError> {
+        let targets = self.targets_and_version().await;
         self.state_is_outside(&targets)?;
         self.source(kind, &targets, compression).ok_or_else(|| self.no_source(kind))
     }

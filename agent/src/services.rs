@@ -10,11 +10,13 @@ mod hold;
 mod hooks;
 mod ready;
 mod systemd;
+mod version;
 
 pub use hold::{Hold, Holds};
 pub use hooks::Hooks;
 pub use ready::check as check_ready;
 pub use systemd::Systemd;
+pub use version::of as version_of;
 
 /// How long a service may take to stop or start.
 pub const MOVE_TIMEOUT: Duration = Duration::from_secs(120);

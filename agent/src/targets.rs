@@ -109,6 +109,8 @@ fn combine(config: &AgentConfig, found: Option<Discovered>) -> Targets {
     let database = config.mongo.database.clone().or_else(|| Some(found?.mongo_database.clone()));
     let valkey_uri = config.valkey.uri.clone().or_else(|| found?.valkey_uri.clone());
     let root = config.filesystem.root.clone().or_else(|| Some(found?.root.clone()));
+    // A new machine in a lost one's place has no controller.yml before the restore that brings it.
+    let root = root.or_else(|| config.controller.root.clone());
     Targets {
         mongo: mongo_uri.filter(|_| config.mongo.enabled).map(|uri| Mongo {
             uri,
@@ -176,6 +178,14 @@ mod tests {
         fs::remove_dir_all(root.path()).unwrap();
         assert_eq!(resolve(&config), before);
         assert!(!format!("{before:?}").contains("u:p"));
+    }
+
+    #[test]
+    fn a_root_that_is_named_is_restored_onto_before_there_is_anything_in_it() {
+        let (state, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let targets = resolve(&config(state.path(), root.path(), ""));
+        assert_eq!(targets.files.map(|files| files.root).as_deref(), Some(root.path()));
+        assert!(targets.mongo.is_none() && targets.controller.is_none());
     }
 
     #[test]

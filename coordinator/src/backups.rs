@@ -209,7 +209,10 @@ pub async fn safety_of(ctx: &Context, job: &str) -> Result<Option<Backup>, Error
 }
 
 /// The newest backup that fits.
-async fn first(ctx: &Context, fits: impl Fn(&Backup) -> bool) -> Result<Option<Backup>, Error> {
+///
+/// # Errors
+/// When the store or the catalog cannot be used.
+pub async fn first(ctx: &Context, fits: impl Fn(&Backup) -> bool) -> Result<Option<Backup>, Error> {
     const PAGE: u32 = 100;
     let mut page = list(ctx, None, PAGE).await?;
     while let Some(last) = page.last().map(|b| (b.order.as_millisecond(), b.id.to_string())) {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 mod limits;
 
-pub use limits::{AgentLimits, JobLimits, Lifetimes};
+pub use limits::{AgentLimits, JobLimits, Lifetimes, RecoveryPoints};
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/prexor-coordinator/coordinator.yml";
@@ -39,6 +39,8 @@ struct Raw {
     agents: limits::RawAgents,
     #[serde(default)]
     certificates: limits::RawLifetimes,
+    #[serde(default)]
+    rpo: limits::RawRecoveryPoints,
     #[serde(default)]
     ca: RawCa,
     #[serde(default)]
@@ -140,6 +142,8 @@ pub struct Config {
     pub agents: AgentLimits,
     /// How long certificates are good.
     pub certificates: Lifetimes,
+    /// How old the newest complete backup may get.
+    pub rpo: RecoveryPoints,
     /// The file with the passphrase of the CA's key; `None`: the key lies in the clear, for root alone.
     pub ca_passphrase: Option<PathBuf>,
     /// What is logged.
@@ -229,6 +233,7 @@ impl Config {
             jobs: raw.jobs,
             agents: AgentLimits::validate(&raw.agents)?,
             certificates: Lifetimes::validate(&raw.certificates)?,
+            rpo: RecoveryPoints::validate(&raw.rpo)?,
             ca_passphrase,
             log: raw.log,
         })
@@ -319,6 +324,8 @@ mod tests {
             ("cluster: c\nagents: {heartbeat: 0s}", "agents.heartbeat is 0s: use 1s or more"),
             ("cluster: c\nagents: {stal: 60s}", "did you mean 'stall'?"),
             ("cluster: c\njobs: {max_queued: -1}", "line 2"),
+            ("cluster: c\nrpo: {valkey: 0s}", "rpo.valkey is 0s: use 1min or more"),
+            ("cluster: c\nrpo: {files: 1d}", "known are mongo, valkey, filesystem"),
             ("cluster: c\ncertificates: {agent: 1s}", "certificates.agent is 1s"),
             ("cluster: c\ncertificates: {operator: 4000d}", "certificates.operator is"),
         ] {

@@ -3,8 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use prexor_format::text;
 use prexor_proto::{
-    backup::{Backup, BackupState, GetStatusResponse, Job, JobState, Node},
+    backup::{Backup, BackupState, GetStatusResponse, Job, JobState, Node, Service, Source},
     convert::{kind_from_wire, time_from_wire},
+    facts,
 };
 
 use crate::{
@@ -14,6 +15,11 @@ use crate::{
     error::Error,
     jobs,
 };
+
+mod last_good;
+
+/// How far a datastore's copies may be behind before it is a problem.
+const LAG_WARNING_S: u64 = 60;
 
 /// Certificates that end sooner than this are a problem: agents renew theirs long before.
 const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -45,6 +51,8 @@ pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
         let (name, at) = (&n.name, n.revoked_at?);
         Some(format!("{name} was revoked at {at} and is left out of everything; {}", way_back(name)))
     }));
+    let last_good = if store.is_ok() { last_good::of(ctx, &nodes, Timestamp::now()).await? } else { Vec::new() };
+    problems.extend(last_good::problems(&last_good, any_complete, Timestamp::now()));
     let (latest_backup, store_free_bytes) = store.unwrap_or_default();
     if let Some(latest) = latest_backup.as_ref().filter(|b| b.size_bytes > store_free_bytes) {
         problems.push(format!(
@@ -63,6 +71,7 @@ pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
         store_free_bytes,
         problems,
         nodes,
+        last_good,
     })
 }
 
@@ -81,9 +90,8 @@ fn problems(nodes: &[Node], recent: &[Backup], any_complete: bool, now: Timestam
             let kind = kind_from_wire(source.kind).map_or("an unknown source", |k| k.as_str());
             problems.push(format!("{}: {kind}: {}", node.name, source.problem));
         }
-        for service in node.services.iter().filter(|s| !s.problem.is_empty()) {
-            problems.push(format!("{}: {}", node.name, service.problem));
-        }
+        problems.extend(node.services.iter().filter_map(|s| Some(format!("{}: {}", node.name, of_the_service(s)?))));
+        problems.extend(node.sources.iter().flat_map(|s| of_the_copies(&node.name, s)));
     }
     for backup in recent.iter().filter(|b| b.state() == BackupState::Damaged) {
         problems.push(format!("{} is damaged: {}", backup.id, backup.problem));
@@ -100,9 +108,28 @@ fn problems(nodes: &[Node], recent: &[Backup], any_complete: bool, now: Timestam
     problems
 }
 
+fn of_the_service(service: &Service) -> Option<String> {
+    if !service.problem.is_empty() {
+        return Some(service.problem.clone());
+    }
+    if !service.held_for.is_empty() {
+        return Some(format!("the controller is held for the restore {}", service.held_for));
+    }
+    (service.ready == Some(false)).then(|| format!("the controller runs and is not ready: {}", service.not_ready))
+}
+
+/// Of a datastore: who does not replicate, or not fast enough.
+fn of_the_copies(node: &str, source: &Source) -> Vec<String> {
+    let kind = kind_from_wire(source.kind).map_or("an unknown source", |k| k.as_str());
+    let cut_off = source.facts.get(facts::CUT_OFF).map(|who| format!("{node}: {kind}: no replication with {who}"));
+    let lag = source.facts.get(facts::LAG).and_then(|s| s.parse::<u64>().ok()).filter(|s| *s > LAG_WARNING_S);
+    let lag = lag.map(|s| format!("{node}: {kind}: its slowest copy is {s} s behind"));
+    cut_off.into_iter().chain(lag).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use prexor_proto::{backup::Source, convert::time_to_wire};
+    use prexor_proto::convert::time_to_wire;
 
     use super::*;
 
@@ -111,10 +138,16 @@ mod tests {
         let now = Timestamp::from_second(1_000_000).unwrap();
         let soon = Some(time_to_wire(now + SignedDuration::from_hours(1)));
         let source = Source { kind: 1, problem: "connection refused".to_owned(), ..Source::default() };
+        let copies = [(facts::CUT_OFF, "c:27017, d:27017"), (facts::LAG, "75")];
+        let copies = copies.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+        let copied = Source { kind: 1, facts: copies, ..Source::default() };
+        let controller = Service { ready: Some(false), not_ready: "it answers 503".to_owned(), ..Service::default() };
+        let held = Service { held_for: "job-1".to_owned(), ..Service::default() };
         let up = Node {
             name: "h1".to_owned(),
             reachable: true,
-            sources: vec![source],
+            sources: vec![source, copied],
+            services: vec![controller, held],
             certificate_not_after: soon,
             ..Node::default()
         };
@@ -129,6 +162,10 @@ mod tests {
         let says = [
             "h2 is not reachable for 4 min: no answer",
             "h1: mongo: connection refused",
+            "h1: the controller runs and is not ready: it answers 503",
+            "h1: the controller is held for the restore job-1",
+            "h1: mongo: no replication with c:27017, d:27017",
+            "h1: mongo: its slowest copy is 75 s behind",
             "bk-1 is damaged",
             "no complete backup",
             "ends at",

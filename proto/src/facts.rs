@@ -46,6 +46,12 @@ pub const MAX_MEMORY: &str = "maxmemory";
 pub const MODULES: &str = "modules";
 /// Valkey: how many replicas are connected; absent without any.
 pub const REPLICAS: &str = "replicas";
+/// Mongo and Valkey: what the server is to the others: `primary`, `secondary`, `replica`, `standalone` or `router`.
+pub const ROLE: &str = "role";
+/// Mongo and Valkey: whom it should replicate with and does not, by name, with commas; absent when there is nobody.
+pub const CUT_OFF: &str = "cut_off";
+/// Mongo and Valkey: seconds by which the slowest of those that replicate is behind; absent without any.
+pub const LAG: &str = "lag_s";
 /// Files: the root directory.
 pub const ROOT: &str = "root";
 /// Files: number of entries below the root.

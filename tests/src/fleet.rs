@@ -80,7 +80,7 @@ impl Fleet {
         let mut shared = vec![programs, above(&servers.mongod), above(&servers.valkey)];
         // Servers from PATH are in every Debian root's /usr already, or cannot be shared.
         shared.retain(|path| !path.starts_with("/usr"));
-        let needs = Needs { packages: &["libatomic1", "libcurl4", "liblzma5", "libssl3"], shared };
+        let needs = Needs { packages: &["libatomic1", "libcurl4", "libfaketime", "liblzma5", "libssl3"], shared };
         let fleet = Self { rack: Rack::up(hosts, &needs) };
         (1..=usize::from(hosts)).for_each(|number| fleet.install(number));
         fleet.start_datastores();
@@ -103,15 +103,26 @@ impl Fleet {
         fs::create_dir_all(self.rack.host(number).path(ROOT)).expect("the root");
     }
 
-    /// Where no `controller.yml` says it yet, `agent.yml` names the controller's root.
+    /// Adds lines to a host's `agent.yml`, and has its agent read them.
     ///
     /// # Panics
     /// When the host refuses.
-    pub fn name_root(&self, number: usize) {
+    pub fn configure_agent(&self, number: usize, more: &str) {
         let (host, config) = (self.rack.host(number), "/etc/prexor-agent/agent.yml");
         let text = fs::read_to_string(host.path(config)).expect("agent.yml");
-        host.write(config, &format!("{text}filesystem:\n  root: {ROOT}\n"));
+        host.write(config, &format!("{text}{more}"));
+        self.restart_agent(number);
+    }
+
+    /// Starts a host's agent anew, with its unit as it is on the disk now, and waits until it is reachable.
+    ///
+    /// # Panics
+    /// When it does not come back.
+    pub fn restart_agent(&self, number: usize) {
+        let host = self.rack.host(number);
+        host.exec(&["systemctl", "daemon-reload"]).ok();
         host.exec(&["systemctl", "restart", "prexor-agent"]).ok();
+        self.until_reachable(number);
     }
 
     fn install(&self, number: usize) {
@@ -322,12 +333,21 @@ impl Fleet {
 
     /// `prexorctl setup` on a host, with a token for it.
     pub fn setup(&self, number: usize) -> Said {
+        self.setup_with(number, &[])
+    }
+
+    /// As [`Fleet::setup`], on a machine that has no `controller.yml` yet to say where the controller's root is.
+    pub fn setup_new_machine(&self, number: usize) -> Said {
+        self.setup_with(number, &["--root", ROOT])
+    }
+
+    fn setup_with(&self, number: usize, more: &[&str]) -> Said {
         let host = self.rack.host(number);
         let coordinator = format!("{}:9444", self.rack.host(1).address);
         let advertise = format!("{}:9445", host.address);
         self.bring_token(number, &["--node", &host.name, "--ttl", "10m"]);
         let setup = ["prexorctl", "setup", "--coordinator", &coordinator, "--token-file", "/root/token"];
-        host.exec(&[&setup[..], &["--node", &host.name, "--advertise", &advertise]].concat())
+        host.exec(&[&setup[..], &["--node", &host.name, "--advertise", &advertise], more].concat())
     }
 
     /// The two commands that bring a host back: `prexorctl token create --description rejoin --ttl 1h` on the coordinator's host

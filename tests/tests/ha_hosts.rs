@@ -107,8 +107,7 @@ fn a_lost_host_is_left_out_and_replaced_by_another_machine(fleet: &mut Fleet) {
     fleet.until_ready(&[1, 2]);
 
     fleet.replace(3, "spare");
-    fleet.setup(3).ok();
-    fleet.name_root(3);
+    fleet.setup_new_machine(3).ok();
     fleet.until_reachable(3);
     let said = fleet.ctl(&["restore", &id, "--only-host", "h3", "--yes"]).ok();
     assert!(said.err.contains("h3 is another machine now (spare, then h3)"), "{said:?}");

@@ -6,7 +6,7 @@ use prexor_proto::{backup, convert};
 
 use crate::{
     host::Host,
-    services::{Role, ServiceState},
+    services::{Role, ServiceState, check_ready},
     source::{Inspection, Source},
     targets::Targets,
 };
@@ -17,7 +17,7 @@ const SOURCE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Everything that is on this host; with `laws` also what the restore laws need to know. What cannot be found out is told as a problem.
 pub(super) async fn node(host: &Host, laws: bool) -> backup::Node {
-    let targets = host.targets();
+    let targets = host.targets_and_version().await;
     let sources = futures::future::join_all(host.sources(&targets).iter().map(|s| source(s.as_ref(), laws))).await;
     let services =
         futures::future::join_all([Role::Controller, Role::Valkey].map(|r| service(host, r, &targets))).await;
@@ -61,10 +61,13 @@ async fn service(host: &Host, role: Role, targets: &Targets) -> backup::Service 
         Ok(state) => (state_to_wire(state), String::new()),
         Err(e) => (backup::ServiceState::Unspecified, e.0),
     };
-    let (mut held_for, mut cannot_hold) = (String::new(), None);
+    let (mut held_for, mut cannot_hold, mut not_ready) = (String::new(), None, None);
     if role == Role::Controller {
         held_for = held(host);
         cannot_hold = Some(host.services().can_block(role).await.err().map(|e| e.0).unwrap_or_default());
+        if state == backup::ServiceState::Active {
+            not_ready = Some(why_not_ready(host).await);
+        }
     }
     backup::Service {
         role: role_to_wire(role).into(),
@@ -74,6 +77,17 @@ async fn service(host: &Host, role: Role, targets: &Targets) -> backup::Service 
         held_for,
         can_hold: cannot_hold.as_ref().is_some_and(String::is_empty),
         cannot_hold: cannot_hold.unwrap_or_default(),
+        ready: not_ready.as_ref().map(String::is_empty),
+        not_ready: not_ready.unwrap_or_default(),
+    }
+}
+
+/// Empty when the controller says that it is ready.
+async fn why_not_ready(host: &Host) -> String {
+    match tokio::time::timeout(SOURCE_TIMEOUT, check_ready(&host.ready_url())).await {
+        Ok(Ok(())) => String::new(),
+        Ok(Err(e)) => e.0,
+        Err(_) => format!("no answer within {} s", SOURCE_TIMEOUT.as_secs()),
     }
 }
 

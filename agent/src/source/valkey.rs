@@ -143,8 +143,15 @@ impl ValkeySource {
         fact(facts::SERVER_VERSION, info.server_version().to_owned());
         fact(facts::KEYS, info.keys().to_string());
         fact(facts::APPEND_ONLY, if info.append_only() { "yes" } else { "no" }.to_owned());
-        for name in ["used_memory", "run_id", "role"] {
+        for name in ["used_memory", "run_id"] {
             fact(name, info.text(name).to_owned());
+        }
+        fact(facts::ROLE, info.role().to_owned());
+        if let Some(primary) = info.primary_out_of_reach() {
+            fact(facts::CUT_OFF, primary);
+        }
+        if let Some(lag) = info.lag() {
+            fact(facts::LAG, lag.to_string());
         }
         if let Ok(Some(limit)) = connection.setting("maxmemory").await {
             fact(facts::MAX_MEMORY, limit);

@@ -1,9 +1,10 @@
-//! How long agents may be silent, how many jobs may wait, and how long certificates are good.
+//! How long agents may be silent, how many jobs may wait, how long certificates are good, and how old backups may get.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 use prexor_certs::{Role, authority::default_lifetime};
+use prexor_format::artifact::ArtifactKind;
 use serde::Deserialize;
 
 /// How many jobs may wait.
@@ -142,6 +143,62 @@ impl Lifetimes {
             Role::Agent => self.agent,
             Role::Coordinator => self.coordinator,
             Role::Operator => self.operator,
+        }
+    }
+}
+
+/// How old the newest complete backup may get before `status` calls it a problem: the recovery point objective.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecoveryPoints {
+    /// Of MongoDB.
+    pub mongo: SignedDuration,
+    /// Of Valkey.
+    pub valkey: SignedDuration,
+    /// Of each controller's files.
+    pub filesystem: SignedDuration,
+}
+
+/// The section as it is written: `25h`, `1d`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRecoveryPoints {
+    mongo: Option<Span>,
+    valkey: Option<Span>,
+    filesystem: Option<Span>,
+}
+
+impl Default for RecoveryPoints {
+    /// A backup each day, and an hour for it to be late.
+    fn default() -> Self {
+        let daily = SignedDuration::from_hours(25);
+        Self { mongo: daily, valkey: daily, filesystem: daily }
+    }
+}
+
+impl RecoveryPoints {
+    /// Refuses what no schedule could keep.
+    pub(super) fn validate(raw: &RawRecoveryPoints) -> Result<Self, String> {
+        let span = |key: &str, given: Option<Span>, default: SignedDuration| {
+            let Some(given) = given else { return Ok(default) };
+            match given.to_duration(SpanRelativeTo::days_are_24_hours()) {
+                Ok(d) if d >= SignedDuration::from_mins(1) => Ok(d),
+                _ => Err(format!("rpo.{key} is {given:#}: use 1min or more")),
+            }
+        };
+        let default = Self::default();
+        Ok(Self {
+            mongo: span("mongo", raw.mongo, default.mongo)?,
+            valkey: span("valkey", raw.valkey, default.valkey)?,
+            filesystem: span("filesystem", raw.filesystem, default.filesystem)?,
+        })
+    }
+
+    /// That of a kind.
+    pub fn of(&self, kind: ArtifactKind) -> SignedDuration {
+        match kind {
+            ArtifactKind::Mongo => self.mongo,
+            ArtifactKind::Valkey => self.valkey,
+            ArtifactKind::Filesystem => self.filesystem,
         }
     }
 }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use prexor_proto::backup::{Backup, GetStatusRequest, GetStatusResponse, Node, Service, Source};
+use prexor_proto::{
+    backup::{Backup, GetStatusRequest, GetStatusResponse, LastGood, Node, Service, Source},
+    convert, facts,
+};
 use serde::Serialize;
 
 use crate::{
@@ -25,8 +28,21 @@ struct StatusView {
     nodes: Vec<NodeView>,
     active_jobs: Vec<JobView>,
     latest_backup: Option<BackupView>,
+    last_good: Vec<LastGoodView>,
     store: String,
     store_free_bytes: u64,
+}
+
+/// The newest complete backup of one thing.
+#[derive(Serialize)]
+struct LastGoodView {
+    kind: &'static str,
+    /// Whose files; the cluster has its datastores once.
+    node: Option<String>,
+    backup_id: Option<String>,
+    created_at: Option<Timestamp>,
+    rpo_seconds: i64,
+    overdue: bool,
 }
 
 #[derive(Serialize)]
@@ -63,6 +79,9 @@ struct ServiceView {
     problem: Option<String>,
     /// The restore job that keeps it from starting.
     held_for: Option<String>,
+    /// Of a controller that runs.
+    ready: Option<bool>,
+    not_ready: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -99,6 +118,7 @@ fn lines(status: &GetStatusResponse, now: Timestamp) -> Vec<String> {
         "  latest backup    {}",
         status.latest_backup.as_ref().map_or("none".into(), |b| latest(b, now))
     ));
+    lines.extend(status.last_good.iter().map(|last| last_good(last, now)));
     for job in &status.active_jobs {
         let (kind, state) = (view::job_kind(job.kind()), view::job_state(job.state()));
         let waits = if job.waits_for.is_empty() { String::new() } else { format!(" behind {}", job.waits_for) };
@@ -121,6 +141,15 @@ fn latest(backup: &Backup, now: Timestamp) -> String {
     let age = view::at(backup.created_at.as_ref()).map(|t| format!(", {} ago", text::duration(now.duration_since(t))));
     let (size, scope) = (text::bytes(backup.size_bytes), text::scope(&backup.scope, ","));
     format!("{}, {size}, {scope}{}", backup.id, age.unwrap_or_default())
+}
+
+fn last_good(last: &LastGood, now: Timestamp) -> String {
+    let of = if last.node.is_empty() { String::new() } else { format!("{}: ", last.node) };
+    let age = view::at(last.created_at.as_ref()).map(|t| text::duration(now.duration_since(t)));
+    let what = age.map_or_else(|| "none yet".to_owned(), |age| format!("{}, {age} ago", last.backup_id));
+    let rpo = last.rpo.as_ref().map(|d| text::duration(convert::duration_from_wire(d))).unwrap_or_default();
+    let late = if last.overdue { "OVERDUE, " } else { "" };
+    format!("  {:<17}{of}{what} ({late}rpo {rpo})", format!("{} saved", text::kind_word(last.kind)))
 }
 
 fn node_lines(node: &Node, now: Timestamp) -> Vec<String> {
@@ -146,14 +175,29 @@ fn node_lines(node: &Node, now: Timestamp) -> Vec<String> {
     }
     lines.extend(node.services.iter().map(|service| {
         let name = format!("{} unit", view::service_role(service.role()));
+        let ready = match service.ready {
+            Some(true) => ", ready".to_owned(),
+            Some(false) => format!(", NOT READY: {}", service.not_ready),
+            None => String::new(),
+        };
+        let held = if service.held_for.is_empty() { String::new() } else { format!(", HELD for {}", service.held_for) };
         let problem = if service.problem.is_empty() { String::new() } else { format!(": {}", service.problem) };
-        format!("  {name:<17}{}{problem}", view::service_state(service.state()))
+        format!("  {name:<17}{}{ready}{held}{problem}", view::service_state(service.state()))
     }));
     lines.extend(node.sources.iter().map(|source| {
         let problem = if source.problem.is_empty() { "ok".to_owned() } else { format!("NOT OK: {}", source.problem) };
-        format!("  {:<17}{}: {problem}", text::kind_word(source.kind), source.target)
+        format!("  {:<17}{}: {problem}{}", text::kind_word(source.kind), source.target, replication(source))
     }));
     lines
+}
+
+/// Of a datastore: what it is to the others, and how far they are behind.
+fn replication(source: &Source) -> String {
+    let fact = |name: &str| source.facts.get(name).map(String::as_str);
+    let role = fact(facts::ROLE).map(|role| format!(", {role}"));
+    let lag = fact(facts::LAG).map(|s| format!(", lag {s} s"));
+    let cut_off = fact(facts::CUT_OFF).map(|who| format!(", NO REPLICATION with {who}"));
+    [role, lag, cut_off].into_iter().flatten().collect()
 }
 
 impl From<&GetStatusResponse> for StatusView {
@@ -166,8 +210,22 @@ impl From<&GetStatusResponse> for StatusView {
             nodes: s.nodes.iter().map(NodeView::from).collect(),
             active_jobs: s.active_jobs.iter().map(JobView::from).collect(),
             latest_backup: s.latest_backup.as_ref().map(BackupView::from),
+            last_good: s.last_good.iter().map(LastGoodView::from).collect(),
             store: s.store.clone(),
             store_free_bytes: s.store_free_bytes,
+        }
+    }
+}
+
+impl From<&LastGood> for LastGoodView {
+    fn from(l: &LastGood) -> Self {
+        Self {
+            kind: text::kind_word(l.kind),
+            node: view::some(&l.node),
+            backup_id: view::some(&l.backup_id),
+            created_at: view::at(l.created_at.as_ref()),
+            rpo_seconds: l.rpo.as_ref().map_or(0, |d| d.seconds),
+            overdue: l.overdue,
         }
     }
 }
@@ -212,6 +270,8 @@ impl From<&Service> for ServiceView {
             start_command: view::some(&s.start_command),
             problem: view::some(&s.problem),
             held_for: view::some(&s.held_for),
+            ready: s.ready,
+            not_ready: view::some(&s.not_ready),
         }
     }
 }
@@ -231,7 +291,15 @@ mod tests {
             agent_version: "0.1.0".into(),
             certificate_not_after: at(1_778_400_000),
             sources: vec![
-                Source { kind: 1, target: "database prexorcloud on 127.0.0.1:27017".into(), ..Source::default() },
+                Source {
+                    kind: 1,
+                    target: "database prexorcloud on 127.0.0.1:27017".into(),
+                    facts: [(facts::ROLE, "primary"), (facts::LAG, "2"), (facts::CUT_OFF, "h3:27017")]
+                        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                        .into_iter()
+                        .collect(),
+                    ..Source::default()
+                },
                 Source {
                     kind: 2,
                     target: "127.0.0.1:6379".into(),
@@ -242,6 +310,7 @@ mod tests {
             services: vec![Service {
                 role: ServiceRole::Controller.into(),
                 state: ServiceState::Inactive.into(),
+                held_for: "job-0".into(),
                 ..Service::default()
             }],
             controller: Some(Controller {
@@ -278,6 +347,22 @@ mod tests {
                 scope: vec![1, 2],
                 ..Backup::default()
             }),
+            last_good: vec![
+                LastGood {
+                    kind: 1,
+                    backup_id: "bk-2026-05-10-001".into(),
+                    created_at: at(1_778_400_000),
+                    rpo: Some(prost_types::Duration { seconds: 90_000, nanos: 0 }),
+                    ..LastGood::default()
+                },
+                LastGood {
+                    kind: 3,
+                    node: "h1".into(),
+                    rpo: Some(prost_types::Duration { seconds: 3600, nanos: 0 }),
+                    overdue: true,
+                    ..LastGood::default()
+                },
+            ],
             store: "/var/backups/prexorcloud".into(),
             store_free_bytes: 120 << 30,
             problems: vec!["h2 is unreachable: connection refused".into()],
@@ -296,13 +381,15 @@ mod tests {
                 &format!("  backup CA        {}", "ab".repeat(32)),
                 "  store            /var/backups/prexorcloud, 120 GiB free",
                 "  latest backup    bk-2026-05-10-001, 142 MiB, mongo,valkey, 1 h ago",
+                "  mongo saved      bk-2026-05-10-001, 1 h ago (rpo 1 d 1 h)",
+                "  filesystem saved h1: none yet (OVERDUE, rpo 1 h)",
                 "  backup job       job-0123456789ab is queued behind job-ba9876543210 (restore of mongo, running for 3 min)",
                 "",
                 "Node h1 (10.0.0.1:9445): reachable, agent 0.1.0",
                 "  certificate      valid until 2026-05-10T08:00:00Z",
                 "  controller       PrexorCloud 1.0.1 in /etc/prexorcloud",
-                "  controller unit  inactive",
-                "  mongo            database prexorcloud on 127.0.0.1:27017: ok",
+                "  controller unit  inactive, HELD for job-0",
+                "  mongo            database prexorcloud on 127.0.0.1:27017: ok, primary, lag 2 s, NO REPLICATION with h3:27017",
                 "  valkey           127.0.0.1:6379: NOT OK: wrong password",
                 "",
                 "Node h2 (h2:9445): not reachable for 4 min: connection refused",

@@ -12,7 +12,7 @@ use prexor_proto::facts;
 use super::{
     Databases, MongoConfig, Server,
     catalog::{self, Namespace},
-    databases,
+    databases, members,
     privileges::{self, Missing, Need},
     space::Disk,
 };
@@ -41,6 +41,7 @@ async fn look(server: &Server, config: &MongoConfig, facts: &mut BTreeMap<String
     if let Some(version) = feature_compatibility_version(server).await {
         tell(facts::FEATURE_COMPATIBILITY_VERSION, version);
     }
+    members::tell(server, &mut tell).await;
     let accounts = privileges::missing_for_accounts(server, false).await?;
     if !accounts.is_empty() {
         tell(facts::MISSING_ACCOUNT_PRIVILEGES, accounts.join(", "));

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use bson::{Bson, DateTime, Document, doc};
 
+use prexor_proto::facts;
+
 use super::{MongoConfig, Server};
 use crate::{sink::Progress, source::SourceError};
 
@@ -110,6 +112,38 @@ pub(super) async fn absent(server: &Server) -> String {
     }
 }
 
+/// Tells what the server is to the others, who of them is down and how far the slowest is behind.
+pub(super) async fn tell(server: &Server, tell: &mut impl FnMut(&str, String) -> Option<String>) {
+    if let Ok(hello) = server.ask(doc! { "hello": 1 }).await {
+        tell(facts::ROLE, role(&hello).to_owned());
+    }
+    let Some(members) = status(server).await else { return };
+    let down = names(members.iter().filter(|m| !m.answers));
+    if !down.is_empty() {
+        tell(facts::CUT_OFF, down);
+    }
+    if let Some(lag) = lag(&members) {
+        tell(facts::LAG, lag.as_secs().to_string());
+    }
+}
+
+/// By the answer to `hello`.
+fn role(hello: &Document) -> &'static str {
+    match hello.get_bool("isWritablePrimary") {
+        _ if matches!(hello.get_str("msg"), Ok("isdbgrid")) => "router",
+        _ if !hello.contains_key("setName") => "standalone",
+        Ok(true) => "primary",
+        _ => "secondary",
+    }
+}
+
+/// How far the slowest member that answers is behind the newest; `None` where there are no two.
+fn lag(members: &[Member]) -> Option<Duration> {
+    let written = || members.iter().filter(|m| m.answers).filter_map(|m| m.written);
+    let behind = written().max()?.timestamp_millis() - written().min()?.timestamp_millis();
+    (written().count() > 1).then(|| Duration::from_millis(behind.try_into().unwrap_or_default()))
+}
+
 struct Member {
     name: String,
     /// Whether it takes part: primary or secondary. Arbiters have no data and count as well.
@@ -147,5 +181,23 @@ mod tests {
         let arbiter = member(&doc! { "name": "c:1", "state": 7 }).unwrap();
         assert!(!down.answers && arbiter.answers && arbiter.written.is_none());
         assert_eq!(names([&down, &arbiter].into_iter()), "b:1, c:1");
+    }
+
+    #[test]
+    fn the_lag_is_that_of_the_slowest_member_that_answers() {
+        let at = |state: i32, s: i64| {
+            let written = DateTime::from_millis(s * 1000);
+            member(&doc! { "name": "m", "state": state, "optimeDate": written }).unwrap()
+        };
+        assert_eq!(lag(&[at(1, 100), at(2, 93), at(2, 99), at(8, 5)]), Some(Duration::from_secs(7)));
+        assert_eq!(lag(&[at(1, 100), at(8, 5)]), None);
+    }
+
+    #[test]
+    fn roles_are_told_apart() {
+        assert_eq!(role(&doc! { "isWritablePrimary": true, "setName": "rs0" }), "primary");
+        assert_eq!(role(&doc! { "isWritablePrimary": false, "setName": "rs0" }), "secondary");
+        assert_eq!(role(&doc! { "isWritablePrimary": true }), "standalone");
+        assert_eq!(role(&doc! { "isWritablePrimary": true, "msg": "isdbgrid" }), "router");
     }
 }

@@ -225,6 +225,23 @@ impl Info {
         if self.text("role") == "slave" { "replica" } else { "primary" }
     }
 
+    /// Of a replica that has lost it: its primary.
+    pub(super) fn primary_out_of_reach(&self) -> Option<String> {
+        let lost = self.text("role") == "slave" && self.text("master_link_status") != "up";
+        lost.then(|| format!("{}:{}", self.text("master_host"), self.text("master_port")))
+    }
+
+    /// Seconds by which the slowest replica is behind: of a primary by what its replicas acknowledged (once a second), of
+    /// a replica by what it last heard of its primary.
+    pub(super) fn lag(&self) -> Option<u64> {
+        if self.text("role") == "slave" {
+            return self.number("master_last_io_seconds_ago");
+        }
+        let lag = |of: &str| of.split(',').find_map(|field| field.strip_prefix("lag=")?.parse::<u64>().ok());
+        let connected = self.number("connected_slaves").unwrap_or_default();
+        (0..connected).filter_map(|n| lag(self.text(&format!("slave{n}")))).max()
+    }
+
     /// Keys in all logical databases.
     pub(super) fn keys(&self) -> u64 {
         let of = |value: &str| value.strip_prefix("keys=")?.split(',').next()?.parse::<u64>().ok();
@@ -262,5 +279,21 @@ mod tests {
         assert_eq!((info.server_name(), info.server_version(), info.keys()), ("valkey", "8.0.1", 7));
         assert_eq!(info.databases(), [0, 12]);
         assert_eq!(Info::parse("redis_version:6.2.0").server_name(), "redis");
+    }
+
+    #[test]
+    fn replication_is_understood() {
+        let primary = Info::parse(
+            "role:master\r\nconnected_slaves:2\r\nslave0:ip=10.0.0.2,port=6379,state=online,offset=14,lag=0\r\n\
+             slave1:ip=10.0.0.3,port=6379,state=online,offset=9,lag=4\r\n",
+        );
+        assert_eq!((primary.role(), primary.lag(), primary.primary_out_of_reach()), ("primary", Some(4), None));
+        let replica = Info::parse(
+            "role:slave\r\nmaster_host:10.0.0.1\r\nmaster_port:6379\r\nmaster_link_status:down\r\n\
+             master_last_io_seconds_ago:-1\r\n",
+        );
+        assert_eq!((replica.role(), replica.lag()), ("replica", None));
+        assert_eq!(replica.primary_out_of_reach().as_deref(), Some("10.0.0.1:6379"));
+        assert_eq!(Info::parse("role:master\r\nconnected_slaves:0\r\n").lag(), None);
     }
 }
