@@ -82,6 +82,8 @@ pub(super) fn capture(
     let (gzip, totals) = tar.finish().map_err(gone)?;
     gzip.finish().and_then(FileWriter::finish).map_err(gone)?;
 
+    // The files name the controller, but not its version.
+    let version = known.as_ref().and_then(|c| c.version.clone());
     let controller = match discover(&[&real]) {
         Ok(Some(found)) => Some(found.controller()),
         Ok(None) => known,
@@ -93,7 +95,7 @@ pub(super) fn capture(
     let warnings = notes.warnings();
     let contents = Contents::Filesystem(FilesContents {
         root: root.display().to_string(),
-        controller: controller.map(|c| Controller { root: root.display().to_string(), ..c }),
+        controller: controller.map(|c| Controller { root: root.display().to_string(), version, ..c }),
         entries: totals.entries,
         files: totals.files,
         bytes: totals.bytes,

@@ -371,7 +371,9 @@ fn brings_cluster_id(selection: &Selection, kind: ArtifactKind) -> bool {
 
 fn version_differs(was: Option<&Controller>, is: Option<&Controller>, node: &NodeFacts) -> Option<Refusal> {
     let why = format!("a controller of another version would be on {}", node.name);
-    differs("L19", "version", was?.version.as_deref(), is?.version.as_deref(), &why)
+    let mut refused = differs("L19", "version", was?.version.as_deref(), is?.version.as_deref(), &why)?;
+    refused.message.push_str(": install the backup's version first, or accept this one (--accept-versions)");
+    Some(refused)
 }
 
 fn differs(law: &str, what: &str, was: Option<&str>, is: Option<&str>, why: &str) -> Option<Refusal> {
