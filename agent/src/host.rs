@@ -167,7 +167,11 @@ impl Host {
         kind: ArtifactKind,
         compression: Option<Level>,
     ) -> Result<Arc<dyn Source>, SourceError> {
-        let targets = self.targets_and_version().await;
+        // Only the files' artifact names the controller.
+        let targets = match kind {
+            ArtifactKind::Filesystem => self.targets_and_version().await,
+            ArtifactKind::Mongo | ArtifactKind::Valkey => self.targets(),
+        };
         self.state_is_outside(&targets)?;
         self.source(kind, &targets, compression).ok_or_else(|| self.no_source(kind))
     }

@@ -18,9 +18,12 @@ const SOURCE_TIMEOUT: Duration = Duration::from_secs(8);
 /// Everything that is on this host; with `laws` also what the restore laws need to know. What cannot be found out is told as a problem.
 pub(super) async fn node(host: &Host, laws: bool) -> backup::Node {
     let targets = host.targets_and_version().await;
-    let sources = futures::future::join_all(host.sources(&targets).iter().map(|s| source(s.as_ref(), laws))).await;
-    let services =
-        futures::future::join_all([Role::Controller, Role::Valkey].map(|r| service(host, r, &targets))).await;
+    let found = host.sources(&targets);
+    // At the same time: all that hangs together must not take longer than the coordinator waits.
+    let (sources, services) = futures::join!(
+        futures::future::join_all(found.iter().map(|s| source(s.as_ref(), laws))),
+        futures::future::join_all([Role::Controller, Role::Valkey].map(|r| service(host, r, &targets))),
+    );
     let free = rustix::fs::statvfs(host.state_dir()).map(|s| s.f_bavail * s.f_frsize);
     backup::Node {
         name: host.node().to_string(),

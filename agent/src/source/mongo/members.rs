@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use bson::{Bson, DateTime, Document, doc};
-
 use prexor_proto::facts;
 
 use super::{MongoConfig, Server};
