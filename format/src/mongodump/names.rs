@@ -18,7 +18,7 @@ pub const FUNCTIONS: &str = "system.js";
 const LONGEST: usize = 238;
 /// Of a longer one, this many bytes are kept before the hash.
 const KEPT: usize = 208;
-/// What stands between the two: an escaped `$`, which no collection's name holds in front of a hash.
+/// What stands between the two: an escaped `$`.
 const DELIMITER: &str = "%24";
 
 /// The name of a collection's files, without extension: Go's `url.QueryEscape`, shortened when it is too long.
@@ -35,7 +35,7 @@ pub fn file_stem(collection: &str) -> String {
 
 /// The collection whose files have this stem, or `None` when it was shortened or is no escaped name.
 pub fn unescape_stem(stem: &str) -> Option<String> {
-    if stem.len() == LONGEST && stem[..].get(KEPT..)?.starts_with(DELIMITER) {
+    if is_shortened(stem) {
         return None;
     }
     let mut out = Vec::with_capacity(stem.len());
@@ -51,6 +51,14 @@ pub fn unescape_stem(stem: &str) -> Option<String> {
         });
     }
     String::from_utf8(out).ok()
+}
+
+/// Whether a stem ends in a hash. An escaped name can only look like that with a `$` right in front of 27 characters that need
+/// no escape, and MongoDB's collections have no `$` in their names.
+fn is_shortened(stem: &str) -> bool {
+    let end = stem.get(KEPT..).and_then(|end| end.strip_prefix(DELIMITER));
+    let hash = end.and_then(|hash| BASE64_URL_SAFE_NO_PAD.decode(hash).ok());
+    hash.is_some_and(|hash| hash.len() == Sha1::output_size())
 }
 
 /// The data file of a collection (of a time series: of its buckets), relative to the backup's directory.
@@ -137,6 +145,13 @@ mod tests {
         assert_eq!(stem.len(), LONGEST);
         assert_eq!(unescape_stem(&stem), None);
         assert!(file_stem(&"ä".repeat(100)).len() <= LONGEST);
+    }
+
+    #[test]
+    fn a_dollar_where_the_hash_would_begin_does_not_make_a_name_a_shortened_one() {
+        let name = format!("{}${}", "x".repeat(KEPT), "é!".repeat(3));
+        assert_eq!(file_stem(&name).len(), LONGEST);
+        assert_eq!(unescape_stem(&file_stem(&name)), Some(name));
     }
 
     #[test]
