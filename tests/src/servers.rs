@@ -28,7 +28,7 @@ pub use self::{
 };
 
 /// How long a server may take to start or stop. Generous: the machine may be busy compiling.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The programs that the tests start.
 #[derive(Debug, Clone)]

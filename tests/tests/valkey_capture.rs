@@ -361,7 +361,7 @@ async fn a_cancelled_capture_leaves_no_link_and_no_child() {
         let (task, cancel, frames) = held_up(&server, way).await;
         cancel.cancel();
         let drained = tokio::spawn(nothing_finished(frames));
-        let error = tokio::time::timeout(Duration::from_secs(5), task).await.expect(name).unwrap();
+        let error = tokio::time::timeout(Duration::from_secs(30), task).await.expect(name).unwrap();
         assert!(matches!(error, SourceError::Cancelled), "{name}: {error:?}");
         drained.await.unwrap();
         wait_until("a server at rest", Duration::from_secs(30), async || {
