@@ -8,7 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use prexor_format::manifest::Controller;
+use prexor_format::{manifest::Controller, platform};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
 use crate::connection::ConnectionString;
@@ -43,6 +44,9 @@ pub struct Discovered {
     pub http_port: Option<u16>,
     /// `modules.directory`, by default `data/modules`; absolute.
     pub modules_directory: PathBuf,
+    /// The mark of `security.jwtSecret`, by which a change is seen.
+    #[serde(default)]
+    pub jwt_secret: Option<String>,
 }
 
 impl Discovered {
@@ -117,6 +121,34 @@ struct ControllerYml {
     cluster: Option<Cluster>,
     modules: Option<Modules>,
     http: Option<Http>,
+    security: Option<Security>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Security {
+    jwt_secret: Option<JwtSecret>,
+}
+
+/// What is no text is PrexorCloud's to complain of, as with ports.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum JwtSecret {
+    Text(Mark),
+    Other(serde::de::IgnoredAny),
+}
+
+/// Of a secret that is not kept.
+#[derive(Deserialize)]
+#[serde(from = "String")]
+struct Mark(String);
+
+impl From<String> for Mark {
+    fn from(secret: String) -> Self {
+        // It is wiped when it goes.
+        let secret = SecretString::from(secret);
+        Self(platform::mark(secret.expose_secret().as_bytes()))
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -183,6 +215,10 @@ fn parse(root: &Path, config_path: PathBuf, text: &str) -> Result<Discovered, Di
             Some(Port::Number(port)) => Some(port),
             Some(Port::Other(_)) | None => None,
         },
+        jwt_secret: match yml.security.unwrap_or_default().jwt_secret {
+            Some(JwtSecret::Text(Mark(mark))) => Some(mark),
+            Some(JwtSecret::Other(_)) | None => None,
+        },
         modules_directory: root.join(directory.as_deref().unwrap_or("data/modules")),
         root: root.to_owned(),
         config_path,
@@ -240,6 +276,10 @@ modules: { directory: /srv/modules, dataDirectory: data/modules }
         assert_eq!(d.modules_directory, Path::new("/srv/modules"));
         assert_eq!(d.controller().uuid.as_deref(), Some("6f1c2f5e-0b1a-4a7e-9a53-0d9d1d1c8f10"));
         assert_eq!(d.http_port, Some(8080));
+        assert_eq!(d.jwt_secret, Some(platform::mark(b"hunter2")));
+        for other in ["security: { jwtSecret: [a] }", "security: {}", "security:"] {
+            assert_eq!(discovered(other).jwt_secret, None, "{other}");
+        }
         for other in ["http: { port: '${PORT}' }", "http: { port: 99999 }", "http: {}", "http:"] {
             assert_eq!(discovered(other).http_port, None, "{other}");
         }

@@ -265,6 +265,7 @@ impl Host {
             ArtifactKind::Mongo => {
                 let t = targets.mongo.clone()?;
                 let source = MongoSource::new(MongoConfig { uri: t.uri, database: t.database, databases: t.databases });
+                let source = source.beside_controllers(targets.logins.mongo.clone());
                 Some(Arc::new(source.capturing(CaptureOptions {
                     compression: compression.unwrap_or(self.config.mongo.compression),
                     read_from: self.config.mongo.read_from,
@@ -273,7 +274,8 @@ impl Host {
             ArtifactKind::Valkey => {
                 let t = targets.valkey.clone()?;
                 let config = ValkeyConfig { uri: t.uri, data_dir: t.data_dir, capture: t.capture, tls: t.tls };
-                Some(Arc::new(ValkeySource::new(config, self.services.clone())))
+                let source = ValkeySource::new(config, self.services.clone());
+                Some(Arc::new(source.beside_controllers(targets.logins.valkey.clone())))
             }
             ArtifactKind::Filesystem => {
                 let t = targets.files.clone()?;

@@ -59,6 +59,14 @@ pub trait Services: Send + Sync + 'static {
     async fn start(&self, role: Role) -> Result<(), ServiceError>;
     /// How a person starts it: `systemctl start prexorcloud-controller`.
     fn start_command(&self, role: Role) -> String;
+    /// What its manager calls it: `prexorcloud-controller.service`; `None` where it has no such name.
+    async fn unit(&self, _role: Role) -> Option<String> {
+        None
+    }
+    /// The last lines of its log, for whoever wonders why it does not work; empty where its manager keeps none.
+    async fn last_lines(&self, _role: Role) -> String {
+        String::new()
+    }
     /// Whether [`Services::block`] would work.
     async fn can_block(&self, role: Role) -> Result<(), ServiceError> {
         Err(ServiceError(format!("nothing here keeps {} from being started", role.as_str())))

@@ -36,6 +36,18 @@ pub struct Targets {
     pub controller: Option<Controller>,
     /// The port of the controller's REST API.
     pub http_port: Option<u16>,
+    /// What `controller.yml` has controllers connect with.
+    #[serde(default)]
+    pub logins: Logins,
+}
+
+/// By which the sessions of controllers are known (law L14), whatever the agent itself connects with.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Logins {
+    /// To MongoDB.
+    pub mongo: Option<ConnectionString>,
+    /// To Valkey.
+    pub valkey: Option<ConnectionString>,
 }
 
 /// Where MongoDB is.
@@ -128,6 +140,9 @@ fn combine(config: &AgentConfig, found: Option<Discovered>) -> Targets {
             .map(|root| Files { root, exclude: config.filesystem.exclude.clone() }),
         controller: found.map(Discovered::controller),
         http_port: found.and_then(|found| found.http_port),
+        logins: found
+            .map(|found| Logins { mongo: found.mongo_uri.clone(), valkey: found.valkey_uri.clone() })
+            .unwrap_or_default(),
     }
 }
 

@@ -49,6 +49,11 @@ impl Agents {
         Self { credential, limits, sights: Arc::default(), revoked }
     }
 
+    /// When the certificate ends that the coordinator shows to agents.
+    pub fn own_certificate_ends(&self) -> jiff::Timestamp {
+        self.credential.borrow().not_after()
+    }
+
     /// Connects to the agent of a node; whoever answers must prove to be that very node.
     ///
     /// # Errors

@@ -230,7 +230,9 @@ pub async fn first(ctx: &Context, fits: impl Fn(&Backup) -> bool) -> Result<Opti
 /// `NOT_FOUND`, `BUSY`, or when the store cannot be written; a delete that was begun is finished at the next start.
 pub async fn delete(ctx: &Context, id: &BackupId) -> Result<(), Error> {
     let _gate = ctx.jobs.hold_submissions().await;
-    let user = ctx.catalog.active_jobs().await?.into_iter().find(|row| row.job.backup_id == id.to_string());
+    let open = ctx.catalog.active_jobs().await?;
+    let saves = ctx.catalog.backup(id).await?.map(|known| known.backup.safety_of).unwrap_or_default();
+    let user = open.into_iter().find(|row| row.job.backup_id == id.to_string() || row.job.id == saves);
     if let Some(row) = user {
         let job = row.job.id;
         return Err(Error::new(

@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use prexor_format::id::BackupId;
 use prexor_proto::{
-    backup::{Backup, BackupState, PruneBackupsResponse, PrunedBackup},
+    backup::{Backup, BackupState, JobKind, JobState, PruneBackupsResponse, PrunedBackup},
     convert::kind_from_wire,
     reason::Reason,
 };
@@ -34,6 +34,12 @@ const PAGE: u32 = 500;
 pub async fn prune(ctx: &Context, days: u32, dry_run: bool) -> Result<PruneBackupsResponse, Error> {
     let mut all = every_backup(ctx).await?;
     all.reverse();
+    if let Some(job) = restore_under_way(ctx).await?.filter(|_| !dry_run) {
+        return Err(Error::new(
+            Reason::Busy,
+            format!("{job} is a restore that has not ended, and nothing is pruned meanwhile: prune again when it has"),
+        ));
+    }
     let jobs: HashMap<String, String> =
         ctx.catalog.active_jobs().await?.into_iter().map(|row| (row.job.backup_id, row.job.id)).collect();
     let candidates: Vec<_> = all.iter().map(|b| candidate(b, &jobs)).collect();
@@ -52,6 +58,13 @@ pub async fn prune(ctx: &Context, days: u32, dry_run: bool) -> Result<PruneBacku
         answer.backups.push(told(backup, verdict));
     }
     Ok(answer)
+}
+
+/// A restore that runs or is paused: until it has ended nobody knows what it may still need.
+async fn restore_under_way(ctx: &Context) -> Result<Option<String>, Error> {
+    let open = ctx.catalog.active_jobs().await?.into_iter();
+    let mut restores = open.filter(|row| row.job.kind() == JobKind::Restore && row.job.state() != JobState::Queued);
+    Ok(restores.next().map(|row| row.job.id))
 }
 
 /// Newest first.
@@ -88,6 +101,9 @@ fn candidate(indexed: &IndexedBackup, jobs: &HashMap<String, String>) -> Candida
 
 /// What became of one that goes.
 async fn remove(ctx: &Context, id: &BackupId, verdict: Verdict) -> Result<Verdict, Error> {
+    if let Some(job) = restore_under_way(ctx).await? {
+        return Ok(Verdict { goes: false, reason: format!("{job} restores meanwhile") });
+    }
     match backups::delete(ctx, id).await {
         Ok(()) => {
             tracing::info!(backup = %id, reason = verdict.reason, "a backup has had its time and is removed");

@@ -3,7 +3,9 @@
 mod certificates;
 mod execute;
 mod facts;
+mod past;
 pub mod plan;
+mod records;
 mod wire;
 mod without;
 
@@ -16,7 +18,7 @@ pub use wire::{hosts_from_wire, on_failure_from_wire, plan as plan_to_wire, safe
 pub use without::give_up_hosts;
 
 use crate::{context::Context, error::Error};
-use plan::{Options, Plan};
+use plan::{Known, Options, Plan};
 
 /// Reads the manifest, looks at every host and computes the plan. Changes nothing.
 ///
@@ -31,7 +33,8 @@ pub async fn plan_restore(ctx: &Context, id: &BackupId, options: &Options) -> Re
         options.selection = options.selection.checked().map_err(|e| Error::invalid(e.to_string()))?;
     }
     let nodes = facts::gather(ctx).await?;
-    Ok(plan::plan(&manifest, &nodes, &options))
+    let known = Known { records: records::of_backup(ctx, &manifest).await, past: past::of(ctx).await? };
+    Ok(plan::plan(&manifest, &nodes, &options, &known))
 }
 
 /// Why a plan cannot be applied, or `Ok`.

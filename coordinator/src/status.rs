@@ -24,6 +24,9 @@ const LAG_WARNING_S: u64 = 60;
 /// Certificates that end sooner than this are a problem: agents renew theirs long before.
 const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(7 * 24);
 
+/// The same of the backup CA, whom all of them must leave for another one first.
+const CA_WARNING: SignedDuration = SignedDuration::from_hours(90 * 24);
+
 /// How many backups are looked at for damage.
 const RECENT: u32 = 100;
 
@@ -47,6 +50,8 @@ pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
     problems
         .extend(store.as_ref().err().map(|e| format!("the store {} is out of order: {e}", ctx.store.root().display())));
     problems.extend(self::problems(&nodes, &recent, any_complete, Timestamp::now()));
+    let (ca, own) = (ctx.ca.roots().issuing().not_after(), ctx.agents.own_certificate_ends());
+    problems.extend(certificates(ca, own, Timestamp::now()));
     problems.extend(revoked.iter().filter_map(|n| {
         let (name, at) = (&n.name, n.revoked_at?);
         Some(format!("{name} was revoked at {at} and is left out of everything; {}", way_back(name)))
@@ -106,6 +111,16 @@ fn problems(nodes: &[Node], recent: &[Backup], any_complete: bool, now: Timestam
         }
     }
     problems
+}
+
+/// The coordinator's own, which nobody else can tell of.
+fn certificates(ca: Timestamp, own: Timestamp, now: Timestamp) -> Vec<String> {
+    let soon = |end: Timestamp, warning| end.duration_since(now) < warning;
+    let ca_ends = soon(ca, CA_WARNING)
+        .then(|| format!("the backup CA ends at {ca}: `prexorctl ca rotate` replaces it while everything goes on"));
+    let own_ends = soon(own, CERTIFICATE_WARNING)
+        .then(|| format!("the coordinator's certificate ends at {own} and was not renewed: its log says why"));
+    ca_ends.into_iter().chain(own_ends).collect()
 }
 
 fn of_the_service(service: &Service) -> Option<String> {
@@ -175,5 +190,17 @@ mod tests {
             assert!(problem.contains(says), "{problem}");
         }
         assert!(problems(&[], &[], false, now)[0].contains("no agent is enrolled"));
+    }
+
+    #[test]
+    fn certificates_that_nobody_else_sees_end_are_told_of_in_time() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let in_days = |days: i64| now + SignedDuration::from_hours(days * 24);
+        assert_eq!(certificates(in_days(91), in_days(8), now), [""; 0]);
+        let told = certificates(in_days(89), in_days(6), now);
+        assert!(
+            told[0].contains("`prexorctl ca rotate`") && told[1].contains("the coordinator's certificate"),
+            "{told:?}"
+        );
     }
 }

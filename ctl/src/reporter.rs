@@ -1,13 +1,17 @@
 //! From a job's events to what people see while they wait: a live table on a terminal, one row per artifact and node;
-//! plain lines elsewhere, few of them; and the lines of a restore as each step is done.
+//! plain lines elsewhere, few of them; and the steps of a restore, one row per host or a line for each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{SignedDuration, Timestamp};
-use prexor_proto::backup::{JobEvent, JobState, Progress, StepEvent, StepState, StepVerb, job_event::Event};
+use prexor_proto::backup::{JobEvent, JobState, Plan, Progress, StepEvent, StepState, StepVerb, job_event::Event};
 
 use crate::{meter::Meter, printer::Printer, text, view};
+
+mod steps;
+
+use steps::Steps;
 
 /// How often a plain line repeats per artifact, as long as there are few of them.
 const LINE_INTERVAL: SignedDuration = SignedDuration::from_secs(10);
@@ -28,6 +32,8 @@ const SUBJECT_AT_LEAST: usize = 12;
 pub struct Reporter<'a> {
     printer: &'a Printer,
     tracks: BTreeMap<(String, String), Track>,
+    steps: Steps,
+    is_of_restore: bool,
     warned: BTreeSet<String>,
     queued: bool,
 }
@@ -43,7 +49,21 @@ struct Track {
 impl<'a> Reporter<'a> {
     /// Shows events on this printer.
     pub fn new(printer: &'a Printer) -> Self {
-        Self { printer, tracks: BTreeMap::new(), warned: BTreeSet::new(), queued: false }
+        let (tracks, steps, warned) = (BTreeMap::new(), Steps::default(), BTreeSet::new());
+        Self { printer, tracks, steps, is_of_restore: false, warned, queued: false }
+    }
+
+    /// Gets ready for the steps of this plan.
+    pub fn expect(&mut self, plan: &Plan) {
+        self.is_of_restore = true;
+        if self.printer.draws_bars() {
+            self.steps.expect(self.printer, plan);
+        }
+    }
+
+    /// Whether it is a restore that is shown, as far as can be told.
+    pub fn is_of_restore(&self) -> bool {
+        self.is_of_restore
     }
 
     /// Shows an event.
@@ -79,6 +99,7 @@ impl<'a> Reporter<'a> {
             track.bar.finish_and_clear();
         }
         self.tracks.clear();
+        self.steps.clear();
     }
 
     fn progress(&mut self, at: Timestamp, progress: &Progress) {
@@ -117,7 +138,13 @@ impl<'a> Reporter<'a> {
             detail => format!("{text}: {detail}"),
         };
         let swap = step.verb() == StepVerb::Swap;
+        self.is_of_restore = true;
+        let drawn = self.printer.draws_bars();
+        if drawn {
+            self.steps.show(self.printer, step, event.state());
+        }
         match event.state() {
+            StepState::Started | StepState::Reverted if drawn => {}
             StepState::Started if !swap => self.printer.note(&format!("{on}...")),
             StepState::Done if swap => self.printer.line(&format!("RestoreExecutor: {}... OK", step.title)),
             StepState::Failed => {

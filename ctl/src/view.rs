@@ -7,6 +7,10 @@ use serde::Serialize;
 
 use crate::text;
 
+mod restore;
+
+pub use restore::{PlanView, RestoreView, StepView};
+
 /// A backup: an element of `backup list`, the result of `backup create`.
 #[derive(Debug, Serialize)]
 pub struct BackupView {
@@ -110,92 +114,6 @@ pub struct CheckView {
     pub problems: Vec<String>,
     /// What was found, in more words than the detail.
     pub notes: Vec<String>,
-}
-
-/// What a restore did.
-#[derive(Debug, Serialize)]
-pub struct RestoreView {
-    /// What is left to do for a person.
-    pub after: Option<String>,
-    /// With the state of before; `restore --undo` restores it.
-    pub safety_backup: Option<String>,
-    /// The steps by number.
-    pub steps: Vec<StepTimeView>,
-}
-
-/// How long a step took.
-#[derive(Debug, Serialize)]
-pub struct StepTimeView {
-    /// As in the plan.
-    pub number: u32,
-    /// In seconds.
-    pub seconds: f64,
-}
-
-/// A plan: `restore --dry-run`.
-#[derive(Debug, Serialize)]
-pub struct PlanView {
-    /// What would be restored.
-    pub backup_id: String,
-    /// SHA-256 over the rest, hex.
-    pub digest: String,
-    /// What would be replaced.
-    pub replacements: Vec<ReplacementView>,
-    /// In the order of their execution.
-    pub steps: Vec<StepView>,
-    /// What an operator should know beforehand.
-    pub notes: Vec<String>,
-    /// What will not be as in the backup, by the restore laws.
-    pub corrections: Vec<String>,
-    /// Why it cannot be applied; empty when it can.
-    pub refusals: Vec<RefusalView>,
-    /// What would be left to do for a person.
-    pub after: Option<String>,
-}
-
-/// Something that a restore replaces.
-#[derive(Debug, Serialize)]
-pub struct ReplacementView {
-    /// `mongo`, `valkey` or `filesystem`.
-    pub kind: &'static str,
-    /// Where.
-    pub node: String,
-    /// What is there now.
-    pub target: String,
-    /// Its size and age, in words.
-    pub current: String,
-    /// What comes in its place, in words.
-    pub incoming: String,
-    /// Bytes that travel to the node.
-    pub size_bytes: u64,
-    /// What of it is restored; empty for all.
-    pub parts: Vec<String>,
-}
-
-/// A step of a plan.
-#[derive(Debug, Serialize)]
-pub struct StepView {
-    /// From 1.
-    pub number: u32,
-    /// `preflight`, `stage`, `prepare`, `hold`, `silence`, `safety`, `swap`, `check`, `start`, `release` or `commit`.
-    pub verb: String,
-    /// Where.
-    pub node: Option<String>,
-    /// Of what.
-    pub artifact_id: Option<String>,
-    /// For people.
-    pub title: String,
-    /// Whether live data changes.
-    pub destructive: bool,
-}
-
-/// Why a plan cannot be applied.
-#[derive(Debug, Serialize)]
-pub struct RefusalView {
-    /// The law behind it: `L14`.
-    pub law: Option<String>,
-    /// What is wrong and what to do.
-    pub message: String,
 }
 
 /// The text, unless it is empty.
@@ -328,52 +246,5 @@ impl From<&wire::VerifyReport> for VerifyView {
             notes: c.notes.clone(),
         };
         Self { ok: v.ok, checks: v.checks.iter().map(check).collect() }
-    }
-}
-
-impl From<&wire::RestoreReport> for RestoreView {
-    fn from(r: &wire::RestoreReport) -> Self {
-        let seconds =
-            |s: &wire::StepResult| s.duration.as_ref().map_or(0.0, |d| convert::duration_from_wire(d).as_secs_f64());
-        let steps = r.steps.iter().map(|s| StepTimeView { number: s.number, seconds: seconds(s) }).collect();
-        Self { after: some(&r.after), safety_backup: some(&r.safety_backup), steps }
-    }
-}
-
-impl From<&wire::Step> for StepView {
-    fn from(s: &wire::Step) -> Self {
-        Self {
-            number: s.number,
-            verb: word(s.verb().as_str_name(), "STEP_VERB_"),
-            node: some(&s.node),
-            artifact_id: some(&s.artifact_id),
-            title: s.title.clone(),
-            destructive: s.destructive,
-        }
-    }
-}
-
-impl From<&wire::Plan> for PlanView {
-    fn from(p: &wire::Plan) -> Self {
-        let replacement = |r: &wire::Replacement| ReplacementView {
-            kind: text::kind_word(r.kind),
-            node: r.node.clone(),
-            target: r.target.clone(),
-            current: r.current.clone(),
-            incoming: r.incoming.clone(),
-            size_bytes: r.size_bytes,
-            parts: r.parts.clone(),
-        };
-        let refusal = |r: &wire::Refusal| RefusalView { law: some(&r.law), message: r.message.clone() };
-        Self {
-            backup_id: p.backup_id.clone(),
-            digest: p.digest.iter().map(|b| format!("{b:02x}")).collect(),
-            replacements: p.replacements.iter().map(replacement).collect(),
-            steps: p.steps.iter().map(StepView::from).collect(),
-            notes: p.notes.clone(),
-            corrections: p.corrections.clone(),
-            refusals: p.refusals.iter().map(refusal).collect(),
-            after: some(&p.after),
-        }
     }
 }

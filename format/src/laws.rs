@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub mod mongo;
+mod session;
 pub mod valkey;
+
+pub use session::Session;
 
 /// How far above every known number a fencing counter or an epoch goes on (laws L1, L2): as many may have been issued that
 /// nobody knows of, between the backup and the loss of the live data, say.

@@ -12,6 +12,7 @@ pub mod id;
 pub mod laws;
 pub mod manifest;
 pub mod mongodump;
+pub mod platform;
 pub mod rdb;
 pub mod selection;
 pub mod text;

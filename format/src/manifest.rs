@@ -367,6 +367,10 @@ pub struct FilesContents {
     /// SHA-256 fingerprints of the platform CA certificates found (law L10), by path.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub platform_ca: Vec<CaFingerprint>,
+    /// The [`crate::platform::mark`] of `security.jwtSecret` in `controller.yml`: with another one every session ends. Absent
+    /// where there is none, and in manifests from before it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt_secret_mark: Option<String>,
     /// Over name, type, mode, owner, group, modification time, link target, extended attributes and bytes of each
     /// entry; see `tree::entry_digest_input`.
     pub content: ContentDigest,

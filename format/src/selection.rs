@@ -39,6 +39,10 @@ pub struct Selection {
     /// MongoDB's users and roles come back too.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub users_and_roles: bool,
+    /// Paths of files that stay as they are now whatever is selected, relative to the controller's root (law L9). A plan decides
+    /// it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keep: Vec<String>,
 }
 
 /// A part of the namespaces of a dump, as mongorestore's `--nsInclude`, `--nsExclude`, `--nsFrom` and `--nsTo`.

@@ -58,6 +58,7 @@ pub fn selection_to_wire(s: &Selection) -> backup::Selection {
         keys: s.keys.clone(),
         logins: s.logins,
         users_and_roles: s.users_and_roles,
+        keep: s.keep.clone(),
     }
 }
 
@@ -99,6 +100,7 @@ pub fn selection_from_wire(s: Option<&backup::Selection>) -> Selection {
         keys: s.keys.clone(),
         logins: s.logins,
         users_and_roles: s.users_and_roles,
+        keep: s.keep.clone(),
     }
 }
 

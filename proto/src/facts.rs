@@ -56,3 +56,14 @@ pub const LAG: &str = "lag_s";
 pub const ROOT: &str = "root";
 /// Files: number of entries below the root.
 pub const ENTRIES: &str = "entries";
+/// Mongo, where it was asked for: what a plan tells of PrexorCloud's records, as JSON: `prexor_format::platform::Records`.
+pub const RECORDS: &str = "records";
+/// Files, where it was asked for: fingerprints of PrexorCloud's CA, as JSON: a list of
+/// `prexor_format::manifest::CaFingerprint`.
+pub const PLATFORM_CA: &str = "platform_ca";
+/// Files, where it was asked for: the `prexor_format::platform::mark` of `security.jwtSecret`; absent without one.
+pub const JWT_SECRET: &str = "jwt_secret_mark";
+/// Mongo and Valkey, where it was asked for: who is connected, as JSON: a list of `prexor_format::laws::Session`.
+pub const SESSIONS: &str = "sessions";
+/// Mongo and Valkey, where it was asked for: why it cannot be told who is connected.
+pub const SESSIONS_HIDDEN: &str = "sessions_hidden";

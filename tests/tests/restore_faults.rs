@@ -2,6 +2,10 @@
 
 use std::process::{Child, Stdio};
 
+use mongodb::{
+    Client,
+    options::{ClientOptions, DriverInfo},
+};
 use prexor_tests::{
     cluster::{Cluster, Said},
     dataset::DATABASE,
@@ -161,7 +165,16 @@ async fn a_restore_that_is_paused_keeps_everything_to_itself_until_it_goes_on() 
     let refused = cluster.ctl(&["backup", "create", "--no-queue"]);
     assert!(refused.code != 0 && refused.err.contains(&job), "{refused:?}");
 
+    let saved = cluster.backups().into_iter().find(|b| b["safety_of"] == job.as_str()).expect("what was saved");
+    let saved = saved["id"].as_str().expect("an id");
+    let refused = cluster.ctl(&["backup", "prune", "--keep-days", "1"]).failed(3);
+    assert!(refused.err.contains(&format!("{job} is a restore that has not ended")), "{refused:?}");
+    cluster.ctl(&["backup", "prune", "--keep-days", "1", "--dry-run"]).ok();
+    let refused = cluster.ctl(&["backup", "delete", saved, "--yes"]).failed(3);
+    assert!(refused.err.contains(&format!("{job} uses {saved}")), "{refused:?}");
+
     let ready = cluster.answer_readiness().await;
+    a_controller_that_nobody_knows_is_found_by_its_session(&cluster, &job).await;
     let said = cluster.ctl(&["job", "resume", &job]).ok();
     assert!(said.out.contains("RestoreExecutor: replace valkey RDB... OK"), "{said:?}");
     ready.abort();
@@ -170,6 +183,28 @@ async fn a_restore_that_is_paused_keeps_everything_to_itself_until_it_goes_on() 
     is_as(&cluster, &backed_up).await;
     cluster.ctl(&["job", "resume", &job]).failed(2);
     cluster.backup();
+}
+
+/// It says what PrexorCloud's driver says and logs in as it does (law L14). What only does one of both keeps nobody from going on.
+async fn a_controller_that_nobody_knows_is_found_by_its_session(cluster: &Cluster, job: &str) {
+    let connect = async |driver: &str, application: Option<&str>| {
+        let mut options = ClientOptions::parse(cluster.mongod.uri()).await.expect("a URI");
+        options.driver_info = Some(DriverInfo::builder().name(driver.to_owned()).build());
+        options.app_name = application.map(str::to_owned);
+        let client = Client::with_options(options).expect("a client");
+        client.database(DATABASE).list_collection_names().await.expect("names");
+        client
+    };
+    let reports = connect("mongo-java-driver|sync", Some("reports")).await;
+    let exporter = connect("mongo-go-driver", None).await;
+    let controller = connect("mongo-java-driver|sync", None).await;
+    let refused = cluster.ctl(&["job", "resume", job]).failed(3);
+    assert!(refused.err.contains("is connected to database prexorcloud on"), "{refused:?}");
+    assert!(refused.err.contains("127.0.0.1:") && refused.err.contains("mongo-java-driver|sync"), "{refused:?}");
+    assert!(!refused.err.contains("reports"), "{refused:?}");
+    assert_eq!(last_job(cluster)["state"], "paused", "it goes on being held");
+    controller.shutdown().await;
+    drop((reports, exporter));
 }
 
 #[tokio::test]

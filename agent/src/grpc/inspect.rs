@@ -82,6 +82,11 @@ async fn service(host: &Host, role: Role, targets: &Targets) -> backup::Service 
         cannot_hold: cannot_hold.unwrap_or_default(),
         ready: not_ready.as_ref().map(String::is_empty),
         not_ready: not_ready.unwrap_or_default(),
+        unit: if state == backup::ServiceState::Absent {
+            String::new()
+        } else {
+            host.services().unit(role).await.unwrap_or_default()
+        },
     }
 }
 

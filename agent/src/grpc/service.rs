@@ -33,7 +33,7 @@ pub(super) async fn control(
         ServiceVerb::Start => start(host, role).await,
         ServiceVerb::Hold => holds.hold(services, job_id, take_over, Timestamp::now()).await,
         ServiceVerb::Release => holds.release(services, Some(job_id)).await.map(drop),
-        ServiceVerb::Look => Ok(()),
+        ServiceVerb::Look | ServiceVerb::Log => Ok(()),
         ServiceVerb::Unspecified => return Err(invalid("no such verb")),
     };
     done.map_err(error::service)?;
@@ -45,11 +45,14 @@ pub(super) async fn control(
     let mut answer = wire::ControlServiceResponse { state: state.into(), ..Default::default() };
     if role == Role::Controller {
         answer.held_for = inspect::held(host);
-        if verb == ServiceVerb::Look {
+        if matches!(verb, ServiceVerb::Look | ServiceVerb::Log) {
             let ready = check_ready(&host.ready_url()).await;
             answer.ready = ready.is_ok();
             answer.not_ready = ready.err().map(|e| e.0).unwrap_or_default();
         }
+    }
+    if verb == ServiceVerb::Log {
+        answer.last_lines = services.last_lines(role).await;
     }
     Ok(answer)
 }

@@ -44,7 +44,7 @@ impl Systemd {
     }
 
     /// The unit that exists on this host, with its state.
-    async fn unit(&self, role: Role) -> Result<Option<(String, ServiceState)>, ServiceError> {
+    async fn found(&self, role: Role) -> Result<Option<(String, ServiceState)>, ServiceError> {
         for unit in self.candidates(role) {
             let show = ["systemctl", "show", "--property=LoadState,ActiveState", "--", &unit].map(str::to_owned);
             let answer = run_ok(&show, QUERY_TIMEOUT).await?.stdout;
@@ -57,7 +57,7 @@ impl Systemd {
 
     /// The unit that must exist on this host.
     async fn known_unit(&self, role: Role) -> Result<String, ServiceError> {
-        let found = self.unit(role).await?;
+        let found = self.found(role).await?;
         found.map(|(unit, _)| unit).ok_or_else(|| {
             let names = self.candidates(role).join(", ");
             ServiceError(format!("systemd knows no unit {names}: set services.{}.unit in agent.yml", role.as_str()))
@@ -73,12 +73,16 @@ impl Systemd {
         let unit = self.known_unit(role).await?;
         let argv = ["systemctl", "--no-ask-password", verb, "--", &unit].map(str::to_owned);
         if let Err(ServiceError(message)) = run_ok(&argv, MOVE_TIMEOUT).await {
-            let journal = ["journalctl", "--no-pager", "--lines=5", "--output=cat", "--unit", &unit].map(str::to_owned);
-            let last = run(&journal, QUERY_TIMEOUT).await.map(|j| j.stdout).unwrap_or_default();
+            let last = journal_of(&unit).await;
             return Err(ServiceError(format!("{message}\nlast lines of {unit}:\n{last}")));
         }
         Ok(())
     }
+}
+
+async fn journal_of(unit: &str) -> String {
+    let journal = ["journalctl", "--no-pager", "--lines=5", "--output=cat", "--unit", unit].map(str::to_owned);
+    run(&journal, QUERY_TIMEOUT).await.map(|j| j.stdout).unwrap_or_default()
 }
 
 /// The state in `systemctl show`'s answer; `None` when there is no such unit.
@@ -102,7 +106,7 @@ impl Services for Systemd {
     }
 
     async fn state(&self, role: Role) -> Result<ServiceState, ServiceError> {
-        Ok(self.unit(role).await?.map_or(ServiceState::Absent, |(_, state)| state))
+        Ok(self.found(role).await?.map_or(ServiceState::Absent, |(_, state)| state))
     }
 
     async fn stop(&self, role: Role) -> Result<(), ServiceError> {
@@ -116,6 +120,17 @@ impl Services for Systemd {
     fn start_command(&self, role: Role) -> String {
         let unit = self.candidates(role).remove(0);
         format!("systemctl start {}", unit.strip_suffix(".service").unwrap_or(&unit))
+    }
+
+    async fn unit(&self, role: Role) -> Option<String> {
+        self.known_unit(role).await.ok()
+    }
+
+    async fn last_lines(&self, role: Role) -> String {
+        match self.known_unit(role).await {
+            Ok(unit) => journal_of(&unit).await,
+            Err(_) => String::new(),
+        }
     }
 
     async fn can_block(&self, role: Role) -> Result<(), ServiceError> {

@@ -15,7 +15,7 @@ use prexor_proto::facts;
 use tokio_util::sync::CancellationToken;
 
 use super::{Captured, Inspection, Source, SourceError};
-use crate::{arriving::Arriving, restore_unit::RestoreUnit, sink::ArtifactSink};
+use crate::{arriving::Arriving, discover::discover, restore_unit::RestoreUnit, sink::ArtifactSink};
 
 mod archive;
 mod capture;
@@ -109,6 +109,11 @@ impl Source for FilesSource {
             .unwrap_or_else(|e| Inspection { target, problem: Some(e.to_string()), facts: BTreeMap::new() })
     }
 
+    async fn inspect_laws(&self) -> BTreeMap<String, String> {
+        let root = self.root.clone();
+        blocking(move || Ok(who_trusts(&root))).await.unwrap_or_default()
+    }
+
     async fn capture(&self, sink: ArtifactSink, cancel: CancellationToken) -> Result<Captured, SourceError> {
         let (node, root, rules) = (self.node.clone(), self.root.clone(), self.rules.clone());
         let known = self.controller.clone();
@@ -155,4 +160,13 @@ fn inspect(root: &Path, rules: &Rules) -> (Option<String>, BTreeMap<String, Stri
         facts.insert(facts::BYTES.to_owned(), bytes.to_string());
     }
     (None, facts)
+}
+
+/// What daemons' certificates and users' sessions hang on (law L10), where it can be read.
+fn who_trusts(root: &Path) -> BTreeMap<String, String> {
+    let ca = platform_ca::fingerprints(root);
+    let ca = serde_json::to_string(&ca).ok().filter(|_| !ca.is_empty());
+    let secret = discover(&[root]).ok().flatten().and_then(|found| found.jwt_secret);
+    let told = [(facts::PLATFORM_CA, ca), (facts::JWT_SECRET, secret)];
+    told.into_iter().filter_map(|(fact, value)| Some((fact.to_owned(), value?))).collect()
 }

@@ -17,8 +17,10 @@ mod laws;
 mod members;
 mod prepare;
 mod privileges;
+mod records;
 mod revert;
 mod server;
+mod sessions;
 mod space;
 mod staged;
 mod swap;
@@ -77,12 +79,19 @@ impl fmt::Debug for MongoConfig {
 pub struct MongoSource {
     config: MongoConfig,
     options: CaptureOptions,
+    /// What `controller.yml` has controllers connect with.
+    controllers: Option<ConnectionString>,
 }
 
 impl MongoSource {
     /// Connects to nothing yet: each verb has a connection of its own, with short timeouts.
     pub fn new(config: MongoConfig) -> Self {
-        Self { config, options: CaptureOptions::default() }
+        Self { config, options: CaptureOptions::default(), controllers: None }
+    }
+
+    /// Tells controllers by how they log in: with this URI of `controller.yml`.
+    pub fn beside_controllers(self, uri: Option<ConnectionString>) -> Self {
+        Self { controllers: uri, ..self }
     }
 
     /// Captures as `options` say.
@@ -102,16 +111,24 @@ impl Source for MongoSource {
     }
 
     async fn inspect_laws(&self) -> BTreeMap<String, String> {
-        let leases = async { laws::leases(&Server::open(&self.config).await?).await };
-        match leases.await {
-            Ok(leases) => {
-                serde_json::to_string(&leases).into_iter().map(|json| (facts::LEASES.to_owned(), json)).collect()
-            }
+        let server = match Server::open(&self.config).await {
+            Ok(server) => server,
             Err(error) => {
-                tracing::warn!(%error, "who leads could not be looked at");
-                BTreeMap::new()
+                tracing::warn!(%error, "what the restore laws need could not be looked at");
+                return BTreeMap::new();
             }
+        };
+        let controllers = self.controllers.as_ref();
+        let (leases, records, sessions) =
+            futures::join!(laws::leases(&server), records::of(&server), sessions::of(&server, controllers));
+        let mut told = BTreeMap::new();
+        told.extend(fact(facts::LEASES, leases));
+        told.extend(fact(facts::RECORDS, records));
+        match sessions {
+            Ok(sessions) => told.extend(fact(facts::SESSIONS, Ok(sessions))),
+            Err(error) => drop(told.insert(facts::SESSIONS_HIDDEN.to_owned(), error.to_string())),
         }
+        told
     }
 
     async fn capture(&self, sink: ArtifactSink, cancel: CancellationToken) -> Result<Captured, SourceError> {
@@ -141,6 +158,12 @@ impl Source for MongoSource {
         let server = members::open(&self.config).await?;
         members::patiently(&server, || check::check(&server, &self.config, unit)).await
     }
+}
+
+/// What was found, as a fact; nothing where it could not be looked at, which the log tells.
+fn fact<T: serde::Serialize>(name: &str, found: Result<T, SourceError>) -> Option<(String, String)> {
+    let found = found.inspect_err(|error| tracing::warn!(%error, fact = name, "it could not be looked at")).ok()?;
+    Some((name.to_owned(), serde_json::to_string(&found).ok()?))
 }
 
 #[cfg(test)]

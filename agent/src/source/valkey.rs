@@ -42,6 +42,7 @@ mod reread;
 mod restore;
 mod save;
 mod scan;
+mod sessions;
 mod site;
 mod versions;
 mod way;
@@ -106,6 +107,8 @@ impl fmt::Debug for ValkeyConfig {
 pub struct ValkeySource {
     config: ValkeyConfig,
     services: Arc<dyn Services>,
+    /// What `controller.yml` has controllers connect with.
+    controllers: Option<ConnectionString>,
 }
 
 /// One lock for each unit that a verb was ever called for, held until the verb has ended, also when its caller went away.
@@ -120,7 +123,12 @@ impl fmt::Debug for ValkeySource {
 impl ValkeySource {
     /// A source for the server at `config.uri`, which need not run yet. `services` stops and starts it.
     pub fn new(config: ValkeyConfig, services: Arc<dyn Services>) -> Self {
-        Self { config, services }
+        Self { config, services, controllers: None }
+    }
+
+    /// Tells controllers by how they log in: with this URI of `controller.yml`.
+    pub fn beside_controllers(self, uri: Option<ConnectionString>) -> Self {
+        Self { controllers: uri, ..self }
     }
 
     fn address(&self) -> Result<Address, SourceError> {
@@ -180,6 +188,27 @@ impl ValkeySource {
         Ok(())
     }
 
+    /// What its keys say to the restore laws; nothing where that takes too long.
+    async fn keys_by_law(&self, connection: &Connection) -> BTreeMap<String, String> {
+        let mut live = match tokio::time::timeout(LAWS_TIMEOUT, laws::read(connection)).await {
+            Ok(Ok(live)) => live,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "Valkey's keys could not be looked at");
+                return BTreeMap::new();
+            }
+            Err(_) => return BTreeMap::new(),
+        };
+        // Their number is told with the families; the list may be long.
+        live.state.revocations.clear();
+        if live.state.issued.0.keys().map(|place| weight(&place.key)).sum::<u64>() > LISTED_MAX {
+            tracing::warn!("there are too many fencing counters to list them in a plan");
+            return BTreeMap::new();
+        }
+        let told =
+            [(facts::LAWS, serde_json::to_string(&live.state)), (facts::LEASES, serde_json::to_string(&live.leases))];
+        told.into_iter().filter_map(|(fact, json)| Some((fact.to_owned(), json.ok()?))).collect()
+    }
+
     /// Runs a verb to its end whatever becomes of the caller; a repeated call waits for the one before it.
     async fn verb<T, F>(&self, unit: &RestoreUnit, verb: impl FnOnce(Restore) -> F) -> Result<T, SourceError>
     where
@@ -217,24 +246,18 @@ impl Source for ValkeySource {
     }
 
     async fn inspect_laws(&self) -> BTreeMap<String, String> {
-        let read = async { laws::read(&self.connect().await?).await };
-        let mut live = match tokio::time::timeout(LAWS_TIMEOUT, read).await {
-            Ok(Ok(live)) => live,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "Valkey's keys could not be looked at");
-                return BTreeMap::new();
-            }
-            Err(_) => return BTreeMap::new(),
-        };
-        // Their number is told with the families; the list may be long.
-        live.state.revocations.clear();
-        if live.state.issued.0.keys().map(|place| weight(&place.key)).sum::<u64>() > LISTED_MAX {
-            tracing::warn!("there are too many fencing counters to list them in a plan");
+        let Ok(connection) = self.connect().await.inspect_err(|e| tracing::warn!("Valkey could not be looked at: {e}"))
+        else {
             return BTreeMap::new();
+        };
+        let mut told = self.keys_by_law(&connection).await;
+        match sessions::of(&connection, self.controllers.as_ref()).await {
+            Ok(sessions) => {
+                told.extend(serde_json::to_string(&sessions).ok().map(|json| (facts::SESSIONS.to_owned(), json)));
+            }
+            Err(error) => drop(told.insert(facts::SESSIONS_HIDDEN.to_owned(), error.to_string())),
         }
-        let told =
-            [(facts::LAWS, serde_json::to_string(&live.state)), (facts::LEASES, serde_json::to_string(&live.leases))];
-        told.into_iter().filter_map(|(fact, json)| Some((fact.to_owned(), json.ok()?))).collect()
+        told
     }
 
     async fn capture(&self, sink: ArtifactSink, cancel: CancellationToken) -> Result<Captured, SourceError> {

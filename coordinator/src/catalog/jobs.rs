@@ -221,6 +221,20 @@ impl Catalog {
         rows.iter().map(job_row).collect()
     }
 
+    /// Up to `limit` restores that have succeeded, the newest first.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn succeeded_restores(&self, limit: u32) -> Result<Vec<JobRow>, Error> {
+        let rows = sqlx::query("SELECT * FROM jobs WHERE kind = $1 AND state = $2 ORDER BY number DESC LIMIT $3")
+            .bind(JobKind::Restore.as_str_name())
+            .bind(JobState::Succeeded.as_str_name())
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(job_row).collect()
+    }
+
     /// The jobs that have not ended, in the order in which they were asked for.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! everything else is taken back. A controller is not let go of while what it would find is in between.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -21,8 +22,8 @@ use prexor_format::{
     selection::Selection,
 };
 use prexor_proto::{
-    backup::{OnFailure, Plan, Replacement, RestoreReport, Step, StepResult, StepState, StepVerb},
-    convert::{duration_to_wire, selection_from_wire},
+    backup::{OnFailure, Plan, Replacement, RestoreReport, Step, StepState, StepVerb},
+    convert::selection_from_wire,
     reason::Reason,
 };
 
@@ -38,7 +39,9 @@ use crate::{
 mod back;
 mod controllers;
 mod journal;
+mod report;
 mod safety;
+mod silence;
 
 use back::Must;
 use journal::Journal;
@@ -48,8 +51,8 @@ struct Execution<'a> {
     job: &'a JobHandle,
     plan: &'a Plan,
     id: BackupId,
-    /// How long each step took that has ended.
-    durations: Mutex<Vec<StepResult>>,
+    /// How long each step took that has ended in this run, by number.
+    durations: Mutex<BTreeMap<u32, SignedDuration>>,
 }
 
 impl<'a> Execution<'a> {
@@ -193,12 +196,7 @@ impl Execution<'_> {
             failed.extend(self.take(step, work).await.err());
         }
         match all_of(failed) {
-            None => {
-                let mut steps = std::mem::take(&mut *self.durations.lock().unwrap_or_else(PoisonError::into_inner));
-                steps.sort_by_key(|s| s.number);
-                let safety_backup = self.saved().await.map(|b| b.id).unwrap_or_default();
-                Ok(RestoreReport { after: self.plan.after.clone(), steps, safety_backup })
-            }
+            None => Ok(self.report().await),
             Some(e) => {
                 let id = self.job.id();
                 let message = format!(
@@ -221,8 +219,7 @@ impl Execution<'_> {
             Err(e) => self.record(step, StepState::Failed, &e.message).await?,
         }
         let duration = SignedDuration::try_from(begun.elapsed()).unwrap_or(SignedDuration::MAX);
-        let result = StepResult { number: step.number, duration: Some(duration_to_wire(duration)) };
-        self.durations.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+        self.durations.lock().unwrap_or_else(PoisonError::into_inner).insert(step.number, duration);
         done
     }
 

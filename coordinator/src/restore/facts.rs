@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use prexor_format::id::NodeName;
 use prexor_proto::{
-    backup::{Node, ServiceRole, ServiceState},
+    backup::{Node, Service, ServiceRole, ServiceState},
     convert,
 };
 
@@ -24,6 +24,9 @@ pub(super) async fn gather(ctx: &Context) -> Result<Vec<NodeFacts>, Error> {
 fn node_facts(name: NodeName, node: Node, now: Timestamp, open_jobs: &[String]) -> NodeFacts {
     let controller_service = controller_service(&node);
     let controller = node.services.iter().find(|s| s.role() == ServiceRole::Controller);
+    let valkey = node.services.iter().find(|s| s.role() == ServiceRole::Valkey);
+    let unit = |service: Option<&Service>| service.map(|s| s.unit.clone()).unwrap_or_default();
+    let (controller_unit, valkey_unit) = (unit(controller), unit(valkey));
     let cannot_hold = match controller {
         Some(service) if service.can_hold => None,
         Some(service) if !service.cannot_hold.is_empty() => Some(service.cannot_hold.clone()),
@@ -47,6 +50,8 @@ fn node_facts(name: NodeName, node: Node, now: Timestamp, open_jobs: &[String]) 
         unreachable: (!node.reachable).then_some(node.problem),
         sources: sources.collect(),
         controller_service,
+        controller_unit,
+        valkey_unit,
         cannot_hold,
         held_for,
         clock_ahead,

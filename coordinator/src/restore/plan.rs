@@ -9,16 +9,22 @@ use prexor_format::{
     digest::Sha256Digest,
     id::{BackupId, NodeName},
     manifest::{Artifact, Contents, Controller, Manifest},
+    platform::Records,
     selection::Selection,
 };
 use prexor_proto::facts;
 use serde::Serialize;
 
+mod consequences;
 mod hosts;
 mod laws;
+mod prediction;
+mod raft;
 mod words;
 
+pub use consequences::Consequence;
 pub use hosts::Hosts;
+pub use prediction::{Past, Prediction};
 
 /// What an agent found on its host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +39,10 @@ pub struct NodeFacts {
     pub sources: Vec<SourceFacts>,
     /// The controller's service there.
     pub controller_service: ServiceFacts,
+    /// What its manager calls it; empty where it has no name.
+    pub controller_unit: String,
+    /// The same of Valkey's.
+    pub valkey_unit: String,
     /// Why its agent cannot stop the controller and keep it from starting; `None` when it can.
     pub cannot_hold: Option<String>,
     /// A job that has ended and left the controller held.
@@ -108,6 +118,15 @@ pub enum OnFailure {
     Hold,
 }
 
+/// What is known beside the manifest and the hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// PrexorCloud's records in the backup.
+    pub records: Records,
+    /// What earlier restores and backups took here.
+    pub past: Vec<Past>,
+}
+
 /// When the live state is saved as a backup of its own, so that the restore can be undone (law L24).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -146,6 +165,16 @@ pub struct Plan {
     /// and what is done is computed from them as they are then.
     #[serde(skip)]
     pub corrections: Vec<String>,
+    /// The services that are stopped and held.
+    pub units: Vec<Unit>,
+    /// PrexorCloud's daemons that must rejoin (law L10).
+    pub rejoin: Vec<String>,
+    /// What it does to those who use the cluster. Not part of the digest: accounts and instances come and go.
+    #[serde(skip)]
+    pub consequences: Vec<Consequence>,
+    /// How long it will take. Not part of the digest: it is learnt with every restore.
+    #[serde(skip)]
+    pub prediction: Prediction,
     /// Why it must not be done; empty when it may.
     pub refusals: Vec<Refusal>,
     /// What is left to do for a person afterwards.
@@ -172,6 +201,17 @@ pub struct Replacement {
     pub size_bytes: u64,
     /// What of the artifact is restored, for people; empty for all of it.
     pub parts: Vec<String>,
+}
+
+/// The service of a controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unit {
+    /// On which node.
+    pub node: NodeName,
+    /// What its manager calls it; empty where commands move it.
+    pub name: String,
+    /// Whether it runs, and is started again.
+    pub runs: bool,
 }
 
 /// One step.
@@ -232,8 +272,8 @@ impl Plan {
 }
 
 /// Computes the plan.
-pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan {
-    let (selection, hosts) = (&options.selection, &options.hosts);
+pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options, known: &Known) -> Plan {
+    let (selection, hosts, enrolled) = (&options.selection, &options.hosts, nodes);
     let nodes: &[NodeFacts] = &nodes.iter().filter(|n| hosts.include(&n.name)).cloned().collect::<Vec<_>>();
     let scope = match options.scope.as_slice() {
         [] if selection.kinds().is_empty() => hosts.kinds(),
@@ -260,11 +300,18 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
             Err(refused) => refusals.push(refused),
         }
     }
+    let kept = raft::kept(manifest, &placed, enrolled, selection);
+    let selection = &Selection { keep: kept.paths, ..selection.clone() };
+    refusals.extend(kept.refusal);
     refusals.extend(Hosts::left_held(nodes, &placed));
     refusals.extend(laws::of_the_whole(manifest, &placed, selection));
     let overridden = |r: &Refusal| options.accept_versions && r.law == "L19";
     let (accepted, refusals): (Vec<_>, Vec<_>) = refusals.into_iter().partition(overridden);
     let accepted = accepted.into_iter().map(|r| format!("accepted with --accept-versions (law L19): {}", r.message));
+    let replacements: Vec<_> = placed.iter().map(|(artifact, node)| replacement(artifact, node, selection)).collect();
+    let steps = steps(&placed, nodes, options);
+    let consequences = consequences::of(&placed, selection, &known.records);
+    let prediction = prediction::of(&steps, &replacements, &known.past);
     Plan {
         backup_id: manifest.id.clone(),
         selection: selection.clone(),
@@ -272,20 +319,25 @@ pub fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan
         safety: options.safety,
         on_failure: options.on_failure,
         hosts: hosts.clone(),
-        replacements: placed.iter().map(|(artifact, node)| replacement(artifact, node, selection)).collect(),
-        steps: steps(&placed, nodes, options),
+        units: if placed.is_empty() { Vec::new() } else { units(nodes) },
+        rejoin: consequences::who_must_rejoin(&consequences),
         notes: [
             accepted.collect(),
             laws::notes(manifest, &selected, options),
             hosts.notes(manifest, nodes),
+            kept.note.into_iter().collect(),
             words::stop(nodes),
-            words::safety(options.safety, &placed, nodes),
+            words::safety(options.safety, &placed, nodes, &prediction, &steps),
             words::on_failure(options.on_failure).into_iter().collect(),
             placed.iter().flat_map(|(a, node)| words::way(a, node, selection)).collect(),
             missing,
         ]
         .concat(),
         corrections: placed.iter().flat_map(|(a, node)| laws::corrections(a, node, selection)).collect(),
+        replacements,
+        steps,
+        consequences,
+        prediction,
         refusals,
         after: words::after(nodes),
     }
@@ -369,7 +421,7 @@ fn steps(placed: &[(&Artifact, &NodeFacts)], nodes: &[NodeFacts], options: &Opti
     let held: Vec<&NodeFacts> = nodes.iter().filter(|n| n.is_held()).collect();
     let of_controllers = |verb, which: fn(&NodeFacts) -> bool| {
         let nodes = held.iter().filter(move |n| which(n));
-        nodes.map(move |node| (verb, Some(node.name.clone()), None, words::of_all(verb).to_owned()))
+        nodes.map(move |node| (verb, Some(node.name.clone()), None, words::of_unit(verb, &node.controller_unit)))
     };
     let mut steps = vec![of_coordinator(Verb::Preflight)];
     steps.extend(of_artifacts(Verb::Stage));
@@ -390,6 +442,12 @@ fn steps(placed: &[(&Artifact, &NodeFacts)], nodes: &[NodeFacts], options: &Opti
     steps.extend(of_artifacts(Verb::Commit));
     let numbered = steps.into_iter().zip(1..);
     numbered.map(|((verb, node, artifact_id, title), number)| Step { number, verb, node, artifact_id, title }).collect()
+}
+
+/// The services that are stopped and held.
+fn units(nodes: &[NodeFacts]) -> Vec<Unit> {
+    let unit = |n: &NodeFacts| Unit { node: n.name.clone(), name: n.controller_unit.clone(), runs: n.runs() };
+    nodes.iter().filter(|n| n.is_held()).map(unit).collect()
 }
 
 impl NodeFacts {

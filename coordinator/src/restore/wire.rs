@@ -2,12 +2,12 @@
 
 use prexor_proto::{
     backup as wire,
-    convert::{kind_to_wire, selection_to_wire},
+    convert::{duration_to_wire, kind_to_wire, selection_to_wire},
 };
 
 use prexor_format::{id::NodeName, selection::Selection};
 
-use super::plan::{Hosts, OnFailure, Plan, Replacement, Safety, Step, Verb};
+use super::plan::{Consequence, Hosts, OnFailure, Plan, Prediction, Replacement, Safety, Step, Unit, Verb};
 
 /// The plan on the wire, digest included.
 pub fn plan(plan: &Plan) -> wire::Plan {
@@ -33,6 +33,10 @@ pub fn plan(plan: &Plan) -> wire::Plan {
         }
         .into(),
         corrections: plan.corrections.clone(),
+        units: plan.units.iter().map(unit).collect(),
+        rejoin: plan.rejoin.clone(),
+        consequences: plan.consequences.iter().map(consequence).collect(),
+        prediction: Some(prediction(&plan.prediction)),
         selection: (plan.selection != Selection::default()).then(|| selection_to_wire(&plan.selection)),
     }
 }
@@ -111,5 +115,37 @@ fn replacement(r: &Replacement) -> wire::Replacement {
         incoming: r.incoming.clone(),
         size_bytes: r.size_bytes,
         parts: r.parts.clone(),
+        artifact_id: r.artifact_id.clone(),
     }
+}
+
+fn unit(unit: &Unit) -> wire::Unit {
+    wire::Unit { node: unit.node.to_string(), name: unit.name.clone(), runs: unit.runs }
+}
+
+fn consequence(c: &Consequence) -> wire::Consequence {
+    wire::Consequence { what: c.what.to_owned(), names: c.names.clone(), text: c.text.clone() }
+}
+
+fn prediction(p: &Prediction) -> wire::Prediction {
+    let because = p.because.clone();
+    wire::Prediction { total: p.total.map(duration_to_wire), stopped: p.stopped.map(duration_to_wire), because }
+}
+
+/// What a step does, out of a report; `None` where a newer version wrote it.
+pub(super) fn verb_from_wire(verb: wire::StepVerb) -> Option<Verb> {
+    Some(match verb {
+        wire::StepVerb::Preflight => Verb::Preflight,
+        wire::StepVerb::Stage => Verb::Stage,
+        wire::StepVerb::Prepare => Verb::Prepare,
+        wire::StepVerb::Swap => Verb::Swap,
+        wire::StepVerb::Hold => Verb::Hold,
+        wire::StepVerb::Silence => Verb::Silence,
+        wire::StepVerb::Safety => Verb::Safety,
+        wire::StepVerb::Check => Verb::Check,
+        wire::StepVerb::Start => Verb::Start,
+        wire::StepVerb::Release => Verb::Release,
+        wire::StepVerb::Commit => Verb::Commit,
+        wire::StepVerb::Unspecified => return None,
+    })
 }

@@ -7,7 +7,10 @@ use prexor_format::{
     selection::{Namespaces, Rename, Selection},
 };
 use prexor_proto::{
-    backup::{self, ApplyRestoreRequest, GetJobRequest, JobKind, Plan, PlanRestoreRequest, Replacement, job_result},
+    backup::{
+        self, ApplyRestoreRequest, GetJobRequest, JobKind, Plan, PlanRestoreRequest, Prediction, Replacement,
+        job_result,
+    },
     convert,
     reason::Reason,
 };
@@ -32,6 +35,10 @@ struct Document {
     job_id: String,
     plan_digest: String,
     steps: Vec<DoneStep>,
+    /// How long it took as a whole: the measured RTO.
+    took_seconds: Option<f64>,
+    /// Of that, with controllers stopped.
+    stopped_seconds: Option<f64>,
     /// With the state of before; `restore --undo` restores it.
     safety_backup: Option<String>,
     after: Option<String>,
@@ -86,7 +93,7 @@ async fn apply(printer: &Printer, client: &Client, plan: &Plan, asked: PlanResto
         plan_digest: plan.digest.clone(),
     };
     let job = client.call(request, |s, r| async move { s.restores().apply_restore(r).await }).await?;
-    let Some(job) = outcome::wait(client, printer, &job).await? else { return Ok(Exit::Detached) };
+    let Some(job) = outcome::wait(client, printer, &job, Some(plan)).await? else { return Ok(Exit::Detached) };
     if let job_result::Result::Restore(report) = outcome::result(&job)? {
         printer.document(&document(plan, &job.id, &report.into()));
     }
@@ -158,7 +165,7 @@ fn part(args: &PartArgs, logins: bool, users_and_roles: bool) -> Result<Option<b
     let namespaces =
         Namespaces { include: args.namespaces.clone(), exclude: args.ns_exclude.clone(), rename: rename.collect() };
     let (paths, keys) = (args.paths.clone(), args.keys.clone());
-    let selection = Selection { paths, namespaces, keys, logins, users_and_roles };
+    let selection = Selection { paths, namespaces, keys, logins, users_and_roles, keep: Vec::new() };
     let selection = selection.checked().map_err(|e| Failure::usage(e.to_string()))?;
     Ok((selection != Selection::default()).then(|| convert::selection_to_wire(&selection)))
 }
@@ -179,6 +186,8 @@ fn document(plan: &Plan, job_id: &str, report: &RestoreView) -> Document {
         job_id: job_id.to_owned(),
         plan_digest: view.digest,
         steps: view.steps.into_iter().map(|step| DoneStep { seconds: seconds(step.number), step }).collect(),
+        took_seconds: report.took_seconds,
+        stopped_seconds: report.stopped_seconds,
         safety_backup: report.safety_backup.clone(),
         after: report.after.clone(),
     }
@@ -214,6 +223,13 @@ fn lines(plan: &Plan) -> Vec<String> {
         lines.extend([String::new(), "Not as in the backup:".to_owned()]);
         lines.extend(plan.corrections.iter().map(|c| format!("  - {c}")));
     }
+    if !plan.consequences.is_empty() {
+        lines.extend([String::new(), "For those who use the cluster:".to_owned()]);
+        lines.extend(plan.consequences.iter().map(|c| format!("  - {}", c.text)));
+    }
+    if let Some(prediction) = &plan.prediction {
+        lines.extend(takes(prediction).into_iter().flat_map(|takes| [String::new(), takes]));
+    }
     if !plan.notes.is_empty() {
         lines.extend([String::new(), "Notes:".to_owned()]);
         lines.extend(plan.notes.iter().map(|n| format!("  - {n}")));
@@ -230,10 +246,21 @@ fn lines(plan: &Plan) -> Vec<String> {
     lines
 }
 
+/// How long it will take, or why nobody knows.
+fn takes(prediction: &Prediction) -> Option<String> {
+    let about = |d: &prost_types::Duration| format!("about {}", text::duration(convert::duration_from_wire(d)));
+    let stopped = prediction.stopped.as_ref().map(|d| format!(", controllers are stopped for {}", about(d)));
+    match (&prediction.total, prediction.because.as_str()) {
+        (Some(total), because) => Some(format!("Takes {}{} ({because})", about(total), stopped.unwrap_or_default())),
+        (None, "") => None,
+        (None, because) => Some(format!("How long it takes is {because}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use prexor_proto::backup::{Refusal, Step, StepVerb};
+    use prexor_proto::backup::{Refusal, RestoreReport, Step, StepResult, StepVerb};
 
     use super::*;
     use crate::cli::{Cli, Verb};
@@ -256,7 +283,7 @@ mod tests {
                 current: "12 collections, 151 MiB".into(),
                 incoming: "12 collections, 142,884 docs".into(),
                 size_bytes: 141 << 20,
-                parts: vec![],
+                ..Replacement::default()
             }],
             steps: vec![
                 Step {
@@ -277,6 +304,12 @@ mod tests {
             ],
             corrections: vec!["prexor:v1:lease:* is left out".into()],
             notes: vec!["logins are lost".into()],
+            consequences: vec![backup::Consequence { text: "node-1 must rejoin".into(), ..Default::default() }],
+            prediction: Some(Prediction {
+                total: Some(prost_types::Duration { seconds: 130, nanos: 0 }),
+                stopped: Some(prost_types::Duration { seconds: 8, nanos: 0 }),
+                because: "by what 30 steps of earlier restores took here".into(),
+            }),
             after: "Run `systemctl start prexorcloud-controller` to bring the cluster back.".into(),
             ..Plan::default()
         }
@@ -344,12 +377,25 @@ mod tests {
                 "Not as in the backup:",
                 "  - prexor:v1:lease:* is left out",
                 "",
+                "For those who use the cluster:",
+                "  - node-1 must rejoin",
+                "",
+                "Takes about 2 min 10 s, controllers are stopped for about 8 s (by what 30 steps of earlier restores took here)",
+                "",
                 "Notes:",
                 "  - logins are lost",
                 "",
                 "Afterwards: Run `systemctl start prexorcloud-controller` to bring the cluster back.",
             ]
         );
+    }
+
+    #[test]
+    fn a_time_that_nobody_knows_is_not_made_up() {
+        let because = "not known: no restore has succeeded here yet that could be measured";
+        let said = takes(&Prediction { because: because.into(), ..Prediction::default() });
+        assert_eq!(said, Some(format!("How long it takes is {because}")));
+        assert_eq!(takes(&Prediction::default()), None);
     }
 
     #[test]
@@ -367,14 +413,17 @@ mod tests {
 
     #[test]
     fn json_joins_plan_and_times() {
-        let report = RestoreView {
-            after: None,
-            safety_backup: None,
-            steps: vec![crate::view::StepTimeView { number: 2, seconds: 1.5 }],
+        let second = StepResult {
+            number: 2,
+            duration: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
+            ..StepResult::default()
         };
+        let took = Some(prost_types::Duration { seconds: 3, nanos: 0 });
+        let report = RestoreView::from(&RestoreReport { steps: vec![second], took, ..RestoreReport::default() });
         let json = serde_json::to_value(document(&plan(), "job-0123456789ab", &report)).unwrap();
         assert_eq!(json["plan_digest"], "ab".repeat(32));
         assert_eq!((&json["steps"][0]["seconds"], &json["steps"][1]["seconds"]), (&().into(), &1.5.into()));
         assert_eq!(json["steps"][1]["destructive"], true);
+        assert_eq!((&json["took_seconds"], &json["stopped_seconds"]), (&3.0.into(), &().into()));
     }
 }

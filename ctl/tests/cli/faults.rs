@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, Read, Write},
     os::unix::fs::OpenOptionsExt,
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use crate::scripted::{Said, Scripted};
@@ -117,10 +117,20 @@ async fn a_restore_needs_a_yes_and_applies_the_plan_that_was_shown() {
     assert_eq!(applied.plan_digest, vec![7; 32]);
 }
 
-/// Runs `prexorctl` on a terminal, types this, and returns what stood on it.
+/// Runs `prexorctl` on a terminal, types this when it is asked, and returns what stood on it.
 pub(crate) fn on_a_terminal(
     coordinator: &Scripted,
     args: &[&str],
+    typed: &str,
+) -> impl Future<Output = (Said, String)> + use<> {
+    typed_after(coordinator, args, ": ", typed)
+}
+
+/// The same, where it is typed after these words.
+fn typed_after(
+    coordinator: &Scripted,
+    args: &[&str],
+    after: &str,
     typed: &str,
 ) -> impl Future<Output = (Said, String)> + use<> {
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
@@ -132,10 +142,13 @@ pub(crate) fn on_a_terminal(
             File::options().read(true).write(true).custom_flags(rustix::fs::OFlags::NOCTTY.bits() as i32).open(&name);
         Stdio::from(open.unwrap())
     };
-    let mut command = coordinator.command(args);
+    // As a shell does: without a session that the terminal is of, Ctrl-C would be a character like others.
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", "--wait", env!("CARGO_BIN_EXE_prexorctl")]).args(args);
+    command.env("PREXORCTL_CONFIG", coordinator.config()).stdout(Stdio::piped());
     // Without a TERM nobody can draw on it, and CI has none.
     command.stdin(side()).stderr(side()).env("TERM", "xterm").env_remove("NO_COLOR");
-    let typed = typed.to_owned();
+    let (after, typed) = (after.to_owned(), typed.to_owned());
     let work = tokio::task::spawn_blocking(move || {
         let child = command.spawn().unwrap();
         drop(command);
@@ -145,7 +158,7 @@ pub(crate) fn on_a_terminal(
         // The answer is typed once it is asked for; at the end of the child reading fails.
         while master.read(&mut byte).is_ok_and(|n| n > 0) {
             screen.push(byte[0]);
-            if screen.ends_with(b": ") && !asked {
+            if screen.ends_with(after.as_bytes()) && !asked {
                 asked = true;
                 master.write_all(typed.as_bytes()).unwrap();
             }
@@ -182,4 +195,21 @@ async fn people_see_a_bar_and_scripts_see_lines() {
         "mongo on h1: 0 B of 10 MiB (0 %), prexorcloud.audit_log\n\
          mongo on h1: 10 MiB of 10 MiB (100 %), 1.0 MiB/s, prexorcloud.audit_log\n"
     );
+}
+
+/// On a terminal every host has a row with its step; Ctrl-C leaves the restore alone and says what there is to do.
+#[tokio::test]
+async fn a_restore_is_a_table_of_hosts_and_goes_on_without_whoever_leaves() {
+    let coordinator = Scripted::start().await;
+    let watch = ["job", "watch", "job-000000000005"];
+    let (said, screen) = typed_after(&coordinator, &watch, "stop the controller: done", "\x03").await;
+    assert_eq!(said.code, Some(130), "{screen:?}");
+    for words in ["coordinator", "look at every host again: done", "h1", "h2", "1  stop the controller: done"] {
+        assert!(screen.contains(words), "{words}: {screen:?}");
+    }
+    assert!(!screen.contains("h1: stop the controller..."), "rows instead of lines: {screen:?}");
+    for words in ["goes on without us", "prexorctl job watch", "prexorctl job cancel", "prexorctl job resume"] {
+        assert!(screen.contains(words), "{words}: {screen:?}");
+    }
+    assert_eq!(said.out, "");
 }

@@ -190,6 +190,28 @@ fn progress(tenths: u64) -> Result<JobEvent, Status> {
     Ok(JobEvent { seq: tenths + 1, at: Some(at), event: Some(Event::Progress(progress)) })
 }
 
+fn on_two_hosts() -> Vec<Result<JobEvent, Status>> {
+    let step = |number, node: &str, title: &str| Step {
+        number,
+        verb: StepVerb::Hold.into(),
+        node: node.into(),
+        title: title.into(),
+        ..Step::default()
+    };
+    let stop = "stop the controller";
+    let states = [
+        (step(1, "", "look at every host again"), StepState::Done),
+        (step(2, "h1", stop), StepState::Started),
+        (step(3, "h2", stop), StepState::Started),
+        (step(2, "h1", stop), StepState::Done),
+    ];
+    let events = states.into_iter().zip(1..);
+    let event = |(step, state): (Step, StepState)| {
+        Event::Step(StepEvent { step: Some(step), state: state.into(), detail: String::new() })
+    };
+    events.map(|(what, seq)| self::event(seq, event(what))).collect()
+}
+
 #[tonic::async_trait]
 impl BackupService for Script {
     /// The first call gets lost after it has been heard.
@@ -264,7 +286,7 @@ impl JobService for Script {
     }
 
     /// Job 1: the connection breaks after the third of five events. Job 2: a restore's step. Job 3: never ends.
-    /// Job 4: progress.
+    /// Job 4: progress. Job 5: a restore on two hosts that never ends.
     async fn watch_job(&self, r: Request<WatchJobRequest>) -> Result<Response<Events>, Status> {
         let WatchJobRequest { job_id, after_seq } = r.into_inner();
         self.0.lock().unwrap().watched_after.push(after_seq);
@@ -279,6 +301,10 @@ impl JobService for Script {
             ("job-000000000003", _) => {
                 use tokio_stream::StreamExt;
                 Box::pin(tokio_stream::iter([says(1)]).chain(tokio_stream::pending()))
+            }
+            ("job-000000000005", _) => {
+                use tokio_stream::StreamExt;
+                Box::pin(tokio_stream::iter(on_two_hosts()).chain(tokio_stream::pending()))
             }
             ("job-000000000004", _) => Box::pin(tokio_stream::iter((0..=10).map(progress).collect::<Vec<_>>())),
             (id, _) => return Err(status::status(Reason::NotFound, format!("there is no job {id}"))),

@@ -155,6 +155,7 @@ mod tests {
             excluded: vec!["logs".into()],
             notes: vec![],
             platform_ca: vec![],
+            jwt_secret_mark: Some("0a1b".into()),
             content,
         };
         let path = "filesystem/h1/etc-prexorcloud.tar.gz".to_owned();

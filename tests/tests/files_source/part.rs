@@ -294,3 +294,44 @@ async fn holes_of_a_part_stay_holes() {
     rig.source.commit(&unit).await.unwrap();
     assert_eq!(gnu::described(&rig.root()), before);
 }
+
+/// Law L9: what a plan says is kept stays as it is live, whatever the backup has there, and comes back with the rest on the way back.
+#[tokio::test]
+async fn what_is_kept_stays_as_it_is_live() {
+    let rig = Rig::new(&[]);
+    trees::plain(&rig.root(), UUID);
+    let log = rig.root().join("data/raft");
+    fs::create_dir_all(log.join("segments")).unwrap();
+    fs::write(log.join("segments/1"), "of then").unwrap();
+    let artifact = rig.capture().await;
+    let saved = list(&rig.root());
+    fs::write(log.join("segments/1"), "of now").unwrap();
+    fs::write(log.join("segments/2"), "of now").unwrap();
+    destroy(&rig.root());
+    let live = list(&rig.root());
+    let is_kept = |p: &Path| p.starts_with("data/raft") || p.starts_with("logs");
+    for (job, paths) in [("job-1", &[][..]), ("job-2", &["data"])] {
+        let keep = vec!["data/raft".to_owned()];
+        let part = Selection { keep, ..selection(paths) };
+        let state = rig.dir.path().join("state");
+        let unit = capture::stage_part(&state, job, &artifact, &rig.store(), &part).unwrap();
+        rig.source.prepare(&unit).await.unwrap();
+        rig.source.swap(&unit).await.unwrap();
+        assert_eq!(rig.source.check(&unit).await.unwrap(), NOTHING);
+        let expected: Listing = if paths.is_empty() {
+            let back = saved.iter().filter(|(p, _)| !is_kept(p)).chain(live.iter().filter(|(p, _)| is_kept(p)));
+            back.map(|(p, line)| (p.clone(), line.clone())).collect()
+        } else {
+            let mut expected = replaced(&live, &saved, paths);
+            expected.retain(|p, _| !p.starts_with("data/raft"));
+            expected
+                .extend(live.iter().filter(|(p, _)| p.starts_with("data/raft")).map(|(p, l)| (p.clone(), l.clone())));
+            expected
+        };
+        assert_eq!(differences(&expected, &list(&rig.root())), NOTHING, "{job}");
+        assert_eq!(fs::read_to_string(log.join("segments/1")).unwrap(), "of now");
+        rig.source.revert(&unit).await.unwrap();
+        assert_eq!(differences(&live, &list(&rig.root())), NOTHING, "{job}");
+        assert_eq!(rig.leftovers(), [] as [PathBuf; 0]);
+    }
+}

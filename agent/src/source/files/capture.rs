@@ -84,8 +84,12 @@ pub(super) fn capture(
 
     // The files name the controller, but not its version.
     let version = known.as_ref().and_then(|c| c.version.clone());
+    let mut jwt_secret_mark = None;
     let controller = match discover(&[&real]) {
-        Ok(Some(found)) => Some(found.controller()),
+        Ok(Some(found)) => {
+            jwt_secret_mark.clone_from(&found.jwt_secret);
+            Some(found.controller())
+        }
         Ok(None) => known,
         Err(e) => {
             notes.warnings.push(format!("the controller is named as it was last known: {e}"));
@@ -102,6 +106,7 @@ pub(super) fn capture(
         excluded: rules.patterns().iter().map(ToString::to_string).collect(),
         notes: notes.list,
         platform_ca: platform_ca::fingerprints(&real),
+        jwt_secret_mark,
         content: totals.content,
     });
     Ok(Captured { contents, path, format: "tar+gzip", warnings })

@@ -5,20 +5,26 @@ use prexor_format::tree::TreePath;
 use super::policy;
 use crate::source::SourceError;
 
-/// Some paths, none within another, in order; or everything.
+/// Some paths, none within another, in order, or everything; without what stays as it is live.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Part(Option<Vec<TreePath>>);
+pub(super) struct Part {
+    paths: Option<Vec<TreePath>>,
+    kept: Vec<TreePath>,
+}
 
 impl Part {
-    /// These paths of a selection, relative to the root; everything when there are none.
+    /// These paths of a selection, relative to the root, everything when there are none; but not what is kept.
     ///
     /// # Errors
     /// When a path is none, or is never restored.
-    pub(super) fn of(paths: &[String]) -> Result<Self, SourceError> {
+    pub(super) fn of(paths: &[String], kept: &[String]) -> Result<Self, SourceError> {
+        let parse = |path: &String| {
+            TreePath::parse(path.as_bytes())
+                .map_err(|e| SourceError::Invalid(format!("'{path}' cannot be selected: it is {e}")))
+        };
         let mut parsed = Vec::new();
         for path in paths {
-            let path = TreePath::parse(path.as_bytes())
-                .map_err(|e| SourceError::Invalid(format!("'{path}' cannot be selected: it is {e}")))?;
+            let path = parse(path)?;
             if !policy::is_restored(&path) {
                 let what = format!("'{path}' acts when a controller boots and is never restored (law L8)");
                 return Err(SourceError::Invalid(what));
@@ -27,28 +33,39 @@ impl Part {
         }
         parsed.sort();
         // In their order a directory comes before what is below it.
-        let mut kept: Vec<TreePath> = Vec::new();
+        let mut chosen: Vec<TreePath> = Vec::new();
         for path in parsed {
-            if kept.last().is_none_or(|above| !path.is_within(above)) {
-                kept.push(path);
+            if chosen.last().is_none_or(|above| !path.is_within(above)) {
+                chosen.push(path);
             }
         }
-        Ok(Self((!kept.is_empty() && !kept[0].is_root()).then_some(kept)))
+        let paths = (!chosen.is_empty() && !chosen[0].is_root()).then_some(chosen);
+        Ok(Self { paths, kept: kept.iter().map(parse).collect::<Result<_, _>>()? })
     }
 
     /// The paths, or `None` for everything.
     pub(super) fn paths(&self) -> Option<&[TreePath]> {
-        self.0.as_deref()
+        self.paths.as_deref()
+    }
+
+    /// What stays as it is live.
+    pub(super) fn kept(&self) -> &[TreePath] {
+        &self.kept
     }
 
     /// Whether this is put back.
     pub(super) fn includes(&self, path: &TreePath) -> bool {
-        self.0.as_ref().is_none_or(|paths| paths.iter().any(|p| path.is_within(p)))
+        self.covers(path) && !self.kept.iter().any(|kept| path.is_within(kept))
+    }
+
+    /// Whether this is in the part: put back, or kept.
+    pub(super) fn covers(&self, path: &TreePath) -> bool {
+        self.paths.as_ref().is_none_or(|paths| paths.iter().any(|p| path.is_within(p)))
     }
 
     /// Whether this is a directory above something that is put back, and not put back itself.
     pub(super) fn leads_through(&self, path: &TreePath) -> bool {
-        self.0.as_ref().is_some_and(|paths| paths.iter().any(|p| p != path && p.is_within(path)))
+        self.paths.as_ref().is_some_and(|paths| paths.iter().any(|p| p != path && p.is_within(path)))
     }
 }
 
@@ -57,7 +74,7 @@ mod tests {
     use super::*;
 
     fn part(paths: &[&str]) -> Part {
-        Part::of(&paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>()).unwrap()
+        Part::of(&paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>(), &[]).unwrap()
     }
 
     #[test]
@@ -80,7 +97,20 @@ mod tests {
         for all in [part(&[]), part(&[".", "config"])] {
             assert!(all.paths().is_none() && all.includes(&tree(".")) && !all.leads_through(&tree(".")));
         }
-        assert!(Part::of(&["../x".to_owned()]).is_err());
-        assert!(Part::of(&["data/pending-join-token".to_owned()]).unwrap_err().to_string().contains("L8"));
+        assert!(Part::of(&["../x".to_owned()], &[]).is_err());
+        assert!(Part::of(&["data/pending-join-token".to_owned()], &[]).unwrap_err().to_string().contains("L8"));
+    }
+
+    #[test]
+    fn what_is_kept_is_covered_and_not_put_back() {
+        let tree = |p: &str| TreePath::parse(p.as_bytes()).unwrap();
+        for paths in [vec![], vec!["data".to_owned()]] {
+            let part = Part::of(&paths, &["data/raft".to_owned()]).unwrap();
+            for (path, includes) in
+                [("data", true), ("data/raft", false), ("data/raft/log/1", false), ("data/raft-2", true)]
+            {
+                assert_eq!((part.includes(&tree(path)), part.covers(&tree(path))), (includes, true), "{path}");
+            }
+        }
     }
 }

@@ -60,9 +60,8 @@ pub(super) fn is_marker(name: &[u8]) -> bool {
 
 /// Whether an entry of an artifact is put back.
 ///
-/// Law L8 is kept here for artifacts that hold a marker all the same. Law L9 belongs here too: `data/raft` is one
-/// member's log and may only come back for all members from one backup. A single controller is all of its members,
-/// so today it is restored like everything else.
+/// Law L8 is kept here for artifacts that hold a marker all the same. Whether `data/raft` comes back (law L9) hangs on the other
+/// hosts, and is decided by the plan: a selection says what is kept.
 pub(super) fn is_restored(path: &TreePath) -> bool {
     !path.components().any(is_marker)
 }

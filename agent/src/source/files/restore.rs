@@ -10,7 +10,7 @@ use std::{
 
 use prexor_format::{
     manifest::{Contents, FilesContents, StoredFile},
-    tree::{Attributes, Pattern, Totals, TreePath},
+    tree::{Attributes, InvalidPattern, Pattern, Totals, TreePath},
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -68,14 +68,18 @@ impl Restore<'_> {
         let mut patterns = patterns.map_err(|e| SourceError::Invalid(e.to_string()))?;
         let known: Vec<String> = patterns.iter().map(ToString::to_string).collect();
         patterns.extend(self.excluded.iter().filter(|p| !known.contains(&p.to_string())).cloned());
+        let part = self.part()?;
+        for kept in part.kept() {
+            patterns.push(kept.display().parse().map_err(|e: InvalidPattern| SourceError::Invalid(e.to_string()))?);
+        }
         let mut rules = Rules::new(patterns);
         rules.made = self.made()?;
-        rules.part = self.part()?;
+        rules.part = part;
         Ok(rules)
     }
 
     fn part(&self) -> Result<Part, SourceError> {
-        Part::of(&self.unit.selection.paths)
+        Part::of(&self.unit.selection.paths, &self.unit.selection.keep)
     }
 
     fn index(&self) -> PathBuf {
@@ -264,7 +268,7 @@ impl Restore<'_> {
         let planning = |e: io::Error| self.failed("planning the exchange of the trees", &e);
         let part = self.part()?;
         let mut carried = carry::carried_paths(place.root(), self.rules()?.patterns()).map_err(planning)?;
-        carried.retain(|path| part.includes(path));
+        carried.retain(|path| part.covers(path));
         let mut made: Vec<MadeDirectory> = self.note(MADE)?.unwrap_or_default();
         carry::plan_parents(place, &carried, &mut made).map_err(planning)?;
         self.save(MADE, Some(&made))?;

@@ -58,8 +58,8 @@ const NEEDED: [(Need, On, &[&str]); 6] = [
     (Need::Restore, On::Buckets, &["insert", "bypassDocumentValidation"]),
     // Where there are any: they are left out of a backup without.
     (Need::Helpful, On::Functions, &["find", "insert", "createIndex", "dropCollection"]),
-    // featureCompatibilityVersion (law L19), and which member is down (law L18).
-    (Need::Helpful, On::Cluster, &["getParameter", "replSetGetStatus"]),
+    // featureCompatibilityVersion (law L19), which member is down (law L18), and who is connected (law L14).
+    (Need::Helpful, On::Cluster, &["getParameter", "replSetGetStatus", "inprog"]),
 ];
 
 /// An action that is not allowed.

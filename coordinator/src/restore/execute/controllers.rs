@@ -1,40 +1,27 @@
-//! The controllers during a restore: stopped and held, proved silent (law L14), released, started, waited for.
+//! The controllers during a restore: stopped and held, released, started, waited for. That nobody else is left is `silence`'s to prove.
 //!
 //! Everything here may be repeated: an agent that finds its controller held, released or running already says so.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use futures::{FutureExt as _, future::join_all};
-use prexor_format::{
-    id::NodeName,
-    laws::{Lease, Leases},
-};
+use prexor_format::id::NodeName;
 use prexor_proto::{
     agent::{ControlServiceResponse, Fence, ServiceVerb},
     backup::{ServiceRole, ServiceState, Step, StepState, StepVerb},
-    facts,
     reason::Reason,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Execution, Must, all_of, node_of};
-use crate::{
-    agents::{self, Look},
-    error::Error,
-};
+use crate::{agents, error::Error};
 
 /// How often a controller that was started is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
-/// Leases that end later than this are not waited for: nobody renews one in time that takes so long.
-const LONGEST_LEASE_MS: i64 = 60_000;
-
-/// By how much a lease's end may seem to move that nobody moves, where the server tells only how long it still is.
-const MARK_IS_VAGUE_MS: i64 = 100;
-
 impl Execution<'_> {
-    async fn control(&self, node: &NodeName, verb: ServiceVerb) -> Result<ControlServiceResponse, Error> {
+    pub(super) async fn control(&self, node: &NodeName, verb: ServiceVerb) -> Result<ControlServiceResponse, Error> {
         self.control_instead_of(node, verb, None).await
     }
 
@@ -85,7 +72,7 @@ impl Execution<'_> {
         Ok(())
     }
 
-    fn is_held(&self, node: &NodeName, answer: &ControlServiceResponse) -> Result<(), Error> {
+    pub(super) fn is_held(&self, node: &NodeName, answer: &ControlServiceResponse) -> Result<(), Error> {
         let why = match (answer.state(), answer.held_for.as_str()) {
             (ServiceState::Inactive, job) if job == self.job.id() => return Ok(()),
             (ServiceState::Inactive, "") => "somebody has released it".to_owned(),
@@ -94,61 +81,6 @@ impl Execution<'_> {
         };
         let message = format!("the controller on {node} is not held for this restore any more: {why} (law L14)");
         Err(Error::new(Reason::RestoreRefused, message).on(node.as_str()))
-    }
-
-    /// L14: every controller is stopped and held, and none answers from beside its unit.
-    pub(super) async fn silence(&self) -> Result<(), Error> {
-        let nodes = self.nodes_with(StepVerb::Hold)?;
-        let looks: Vec<_> = nodes.iter().map(|node| self.control(node, ServiceVerb::Look).boxed()).collect();
-        for (node, answer) in nodes.iter().zip(join_all(looks).await) {
-            let answer = answer?;
-            self.is_held(node, &answer)?;
-            if answer.ready {
-                let message = format!(
-                    "the controller's unit on {node} is stopped, and still its readiness URL answers: one runs beside the \
-                     unit; stop it (law L14)"
-                );
-                return Err(Error::new(Reason::RestoreRefused, message).on(node.as_str()));
-            }
-        }
-        // Those that this restore leaves alone go on, and one of them may well lead.
-        if self.plan.only_hosts.is_empty() { self.nobody_leads().await } else { Ok(()) }
-    }
-
-    /// Nobody renews a lease either: that would be a controller that no agent knows of.
-    async fn nobody_leads(&self) -> Result<(), Error> {
-        let before = self.leases().await?;
-        let wait = before.values().map(|l| l.renewed_within).filter(|ms| *ms <= LONGEST_LEASE_MS).max();
-        let Some(wait) = wait.and_then(|ms| u64::try_from(ms).ok()) else { return Ok(()) };
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(wait)) => {}
-            () = self.job.cancel().cancelled() => return Err(Error::cancelled()),
-        }
-        let renewed = |(name, now): (&String, &Lease)| {
-            before
-                .get(name)
-                .is_none_or(|before| now.mark > before.mark + MARK_IS_VAGUE_MS)
-                .then(|| (name.clone(), now.clone()))
-        };
-        match self.leases().await?.iter().find_map(renewed) {
-            None => Ok(()),
-            Some((name, lease)) => Err(Error::new(
-                Reason::RestoreRefused,
-                format!(
-                    "{name} is held by {} and is renewed, although every controller that has an agent is stopped: another one \
-                     runs somewhere; stop it, or enrol its host (law L14)",
-                    lease.holder
-                ),
-            )),
-        }
-    }
-
-    /// The leases of all datastores.
-    async fn leases(&self) -> Result<Leases, Error> {
-        let records = self.ctx.catalog.nodes().await?;
-        let nodes = self.ctx.agents.inspect_all(&records, Look::ForRestore).await;
-        let facts = nodes.iter().flat_map(|n| &n.sources).filter_map(|s| s.facts.get(facts::LEASES));
-        Ok(facts.filter_map(|json| serde_json::from_str::<Leases>(json).ok()).flatten().collect())
     }
 
     /// Ends the hold of a controller; starts nothing.
@@ -178,8 +110,13 @@ impl Execution<'_> {
                 } else {
                     "its unit does not run".to_owned()
                 };
+                let last = self.control(node, ServiceVerb::Log).await.map(|a| a.last_lines).unwrap_or_default();
+                let log = match last.trim() {
+                    "" => "its log says more".to_owned(),
+                    last => format!("the last lines of its log:\n{last}\n"),
+                };
                 let message = format!(
-                    "the controller on {node} was started and is not ready after {} s: {why}; its log says more",
+                    "the controller on {node} was started and is not ready after {} s: {why}; {log}",
                     limit.as_secs()
                 );
                 return Err(Error::new(Reason::SourceFailed, message).on(node.as_str()));
@@ -251,7 +188,7 @@ impl Execution<'_> {
         )
     }
 
-    fn nodes_with(&self, verb: StepVerb) -> Result<Vec<NodeName>, Error> {
+    pub(super) fn nodes_with(&self, verb: StepVerb) -> Result<Vec<NodeName>, Error> {
         self.plan.steps.iter().filter(|s| s.verb() == verb).map(node_of).collect()
     }
 

@@ -12,6 +12,7 @@ use prexor_format::{
     manifest::{
         AccountKind, Artifact, Collection, CollectionType, Consistency, Contents, Controller, Manifest, MongoContents,
     },
+    platform::Records,
     selection::Selection,
     text::{bytes, things},
 };
@@ -245,14 +246,6 @@ pub(super) fn notes(manifest: &Manifest, selected: &[&Artifact], options: &Optio
             }
             Contents::Valkey(_) => {}
             Contents::Filesystem(f) => {
-                if let Some(ca) = f.platform_ca.first() {
-                    out.push(format!(
-                        "the platform CA comes back ({}, SHA-256 {}): daemons whose certificates are not from it must \
-                         rejoin with `prexorctl token create --description rejoin --ttl 1h` and `prexorctl setup \
-                         --rejoin` (law L10)",
-                        ca.path, ca.sha256
-                    ));
-                }
                 let kept = f.excluded.join(", ");
                 out.push(format!("on {} these are kept as they are now: {kept}", artifact.node));
             }
@@ -295,7 +288,7 @@ fn accounts(dump: &MongoContents, selection: &Selection) -> Vec<String> {
 pub(super) fn corrections(artifact: &Artifact, node: &NodeFacts, selection: &Selection) -> Vec<String> {
     let contents = match &artifact.contents {
         Contents::Valkey(contents) => contents,
-        Contents::Mongo(dump) => return of_records(dump, selection),
+        Contents::Mongo(dump) => return of_records(dump, node, selection),
         Contents::Filesystem(_) => return Vec::new(),
     };
     let covers = |key: &[u8]| selection.covers_key(key);
@@ -343,7 +336,7 @@ pub(super) fn corrections(artifact: &Artifact, node: &NodeFacts, selection: &Sel
 }
 
 /// L2, L6 and L7 for PrexorCloud's records. With which numbers is seen, and said, when the controllers are stopped.
-fn of_records(dump: &MongoContents, selection: &Selection) -> Vec<String> {
+fn of_records(dump: &MongoContents, node: &NodeFacts, selection: &Selection) -> Vec<String> {
     let told = [
         (LEADERSHIP, "the epoch goes on above every one that is known then, and nobody holds it (law L2)"),
         (REVOCATIONS, "revocations of now stay in force beside the backup's (law L6)"),
@@ -353,7 +346,17 @@ fn of_records(dump: &MongoContents, selection: &Selection) -> Vec<String> {
         let keeps_its_name = |c: &&Collection| selection.namespaces.target(&c.database, &c.name).1 == c.name;
         selection.namespaces.of(dump).filter(keeps_its_name).any(|c| c.name == name)
     };
-    told.into_iter().filter(|(name, _)| restored(name)).map(|(name, what)| format!("{name}: {what}")).collect()
+    let live = source(node, ArtifactKind::Mongo).and_then(|s| s.facts.get(facts::RECORDS));
+    let live: Option<Records> = live.and_then(|json| serde_json::from_str(json).ok());
+    let lost = live.is_some_and(|live| live.revocations.is_none());
+    let what_now = |(name, what): (&str, &str)| match (name, lost) {
+        (REVOCATIONS, true) => format!(
+            "{name}: the live ones are lost, and with them what was revoked since the backup: revoke the certificates of \
+             removed daemons again, or rotate the platform CA (law L6)"
+        ),
+        _ => format!("{name}: {what}"),
+    };
+    told.into_iter().filter(|(name, _)| restored(name)).map(what_now).collect()
 }
 
 /// Whether the cluster's id is in what is restored of this kind.

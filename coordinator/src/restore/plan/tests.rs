@@ -12,8 +12,15 @@ use prexor_proto::facts;
 
 use super::*;
 
+mod consequences;
 mod hosts;
+mod raft;
 mod valkey;
+
+/// With nothing known beside.
+fn plan(manifest: &Manifest, nodes: &[NodeFacts], options: &Options) -> Plan {
+    super::plan(manifest, nodes, options, &Known::default())
+}
 
 fn controller(uuid: &str, cluster_id: &str) -> Controller {
     Controller {
@@ -88,6 +95,7 @@ pub(in crate::restore) fn manifest() -> Manifest {
         excluded: vec!["logs".into()],
         notes: vec![],
         platform_ca: vec![],
+        jwt_secret_mark: None,
         content,
     };
     let artifacts = vec![
@@ -142,6 +150,8 @@ fn node() -> NodeFacts {
             source(ArtifactKind::Filesystem, &[]),
         ],
         controller_service: ServiceFacts::Inactive { start_command: "systemctl start prexorcloud-controller".into() },
+        controller_unit: String::new(),
+        valkey_unit: String::new(),
         cannot_hold: None,
         held_for: None,
         clock_ahead: 0,

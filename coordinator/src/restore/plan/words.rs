@@ -4,11 +4,11 @@ use prexor_format::{
     artifact::ArtifactKind,
     manifest::{Artifact, Contents},
     selection::Selection,
-    text::{bytes, things},
+    text::{bytes, duration, things},
 };
 use prexor_proto::facts;
 
-use super::{NodeFacts, OnFailure, Safety, ServiceFacts, SourceFacts, Verb, root_of, source};
+use super::{NodeFacts, OnFailure, Prediction, Safety, ServiceFacts, SourceFacts, Step, Verb, root_of, source};
 
 /// A step's title. Those of the swaps are the guide's.
 pub(super) fn title(verb: Verb, artifact: &Artifact, live: bool) -> String {
@@ -44,6 +44,17 @@ pub(super) fn of_all(verb: Verb) -> &'static str {
     }
 }
 
+/// The title of a step that moves the service of a controller.
+pub(super) fn of_unit(verb: Verb, unit: &str) -> String {
+    match (verb, unit) {
+        (_, "") => of_all(verb).to_owned(),
+        (Verb::Hold, unit) => format!("stop {unit} and keep it so"),
+        (Verb::Start, unit) => format!("start {unit} and wait until it is ready"),
+        (Verb::Release, unit) => format!("let {unit} be started again"),
+        (verb, _) => of_all(verb).to_owned(),
+    }
+}
+
 /// What becomes of the controllers meanwhile.
 pub(super) fn stop(nodes: &[NodeFacts]) -> Vec<String> {
     let names = |which: fn(&NodeFacts) -> bool| {
@@ -67,7 +78,13 @@ pub(super) fn stop(nodes: &[NodeFacts]) -> Vec<String> {
 }
 
 /// What saving the live state costs, and what going without it.
-pub(super) fn safety(safety: Safety, placed: &[(&Artifact, &NodeFacts)], nodes: &[NodeFacts]) -> Vec<String> {
+pub(super) fn safety(
+    safety: Safety,
+    placed: &[(&Artifact, &NodeFacts)],
+    nodes: &[NodeFacts],
+    prediction: &Prediction,
+    steps: &[Step],
+) -> Vec<String> {
     if placed.is_empty() {
         return Vec::new();
     }
@@ -75,21 +92,24 @@ pub(super) fn safety(safety: Safety, placed: &[(&Artifact, &NodeFacts)], nodes: 
     let what = match (safety, stops) {
         (Safety::AfterStop, true) => {
             "once the controllers are stopped, what is replaced is saved as a backup of its own, and they stay stopped for as \
-             long as that takes; --safety before-stop saves it earlier and loses what they write in between. `prexorctl \
+             long as that takes{TIME}; --safety before-stop saves it earlier and loses what they write in between. `prexorctl \
              restore --undo JOB` brings it back"
         }
         (Safety::AfterStop | Safety::BeforeStop, false) => {
-            "what is replaced is saved first as a backup of its own; `prexorctl restore --undo JOB` brings it back"
+            "what is replaced is saved first as a backup of its own{TIME}; `prexorctl restore --undo JOB` brings it back"
         }
         (Safety::BeforeStop, true) => {
-            "what is replaced is saved as a backup of its own while the controllers still run: what they write from then on \
-             is lost. `prexorctl restore --undo JOB` brings the saved state back"
+            "what is replaced is saved as a backup of its own while the controllers still run{TIME}: what they write from then \
+             on is lost, and not even in that backup. `prexorctl restore --undo JOB` brings the saved state back"
         }
         (Safety::None, _) => {
-            "nothing is saved first (--safety none): once it has succeeded, this restore cannot be undone"
+            "nothing is saved first (--safety none): once it has succeeded, this restore cannot be undone, and what is live now \
+             is lost"
         }
     };
-    vec![what.to_owned()]
+    let took = steps.iter().find(|s| s.verb == Verb::Safety).and_then(|s| prediction.of_step(s.number));
+    let time = took.map(|d| format!(" (about {}, by what it took before)", duration(d))).unwrap_or_default();
+    vec![what.replace("{TIME}", &time)]
 }
 
 /// What becomes of a restore that fails half way, where that is not what everybody expects.
@@ -118,7 +138,10 @@ pub(super) fn way(artifact: &Artifact, node: &NodeFacts, selection: &Selection) 
             node.name
         )];
     }
-    let mut out = vec![format!("Valkey on {} is stopped, its files are exchanged, and it is started again", node.name)];
+    let unit = Some(&node.valkey_unit).filter(|unit| !unit.is_empty());
+    let unit = unit.map(|unit| format!(" ({unit})")).unwrap_or_default();
+    let mut out =
+        vec![format!("Valkey on {}{unit} is stopped, its files are exchanged, and it is started again", node.name)];
     if !fact(facts::REPLICAS).is_empty() {
         out.push(format!(
             "its replicas ({}) are not stopped: nobody puts one in its place meanwhile, as no Sentinel watches, and when it is back \

@@ -49,11 +49,11 @@ pub async fn run(printer: &Printer, request: CreateBackupRequest, detach: bool) 
     if detach {
         let when = if job.state() == JobState::Queued { " when it is its turn" } else { "" };
         printer.line(&format!("{} makes the backup{when}", job.id));
-        outcome::detached(printer, &job.id);
+        outcome::detached(printer, &job.id, false);
         printer.document(&JobView::from(&job));
         return Ok(Exit::Ok);
     }
-    let Some(job) = outcome::wait(&client, printer, &job).await? else { return Ok(Exit::Detached) };
+    let Some(job) = outcome::wait(&client, printer, &job, None).await? else { return Ok(Exit::Detached) };
     if let job_result::Result::Backup(backup) = outcome::result(&job)? {
         printer.document(&BackupView::from(backup));
     }

@@ -32,7 +32,7 @@ pub async fn run(printer: &Printer, id: &Target, details: bool) -> Result<Exit, 
     let request = VerifyBackupRequest { request_id: client::request_id(), backup_id: id.to_string() };
     let asked = client.call(request, |s, r| async move { s.backups().verify_backup(r).await }).await;
     let job = asked.map_err(outcome::about_backup)?;
-    let Some(job) = outcome::wait(&client, printer, &job).await? else { return Ok(Exit::Detached) };
+    let Some(job) = outcome::wait(&client, printer, &job, None).await? else { return Ok(Exit::Detached) };
     if let job_result::Result::Verify(report) = outcome::result(&job)? {
         printer.document(&Document { backup_id: &job.backup_id, job_id: &job.id, report: report.into() });
         if details {

@@ -1,7 +1,7 @@
 //! `prexorctl job show`.
 
 use jiff::Timestamp;
-use prexor_proto::backup::{GetJobRequest, Job};
+use prexor_proto::backup::{GetJobRequest, Job, job_result};
 
 use crate::{
     client::Client,
@@ -26,9 +26,12 @@ pub async fn run(printer: &Printer, id: String) -> Result<Exit, Failure> {
     let job = found.map_err(|f| f.hint_if_not_found(Hint::ListJobs))?;
     printer.document(&JobView::from(&job));
     printer.lines(lines(&job, Timestamp::now()));
+    if let Some(job_result::Result::Restore(report)) = job.result.as_ref().and_then(|r| r.result.as_ref()) {
+        printer.lines(outcome::times(report));
+    }
     if follow::has_ended(job.state()) && job.failure.is_none() && !printer.is_json() {
         // What came of it, in the words of the command that started it; how it ended is not how this command ends.
-        let _ = outcome::print(printer, &job);
+        let _ = outcome::print_result(printer, &job);
     }
     Ok(Exit::Ok)
 }

@@ -73,7 +73,7 @@ pub async fn run(printer: &Printer, id: String) -> Result<Exit, Failure> {
         };
     }
     let job = Job { id, ..Job::default() };
-    match outcome::wait(&client, printer, &job).await? {
+    match outcome::wait(&client, printer, &job, None).await? {
         Some(job) => outcome::print(printer, &job),
         None => Ok(Exit::Detached),
     }
