@@ -48,9 +48,9 @@ pub(super) fn of_all(verb: Verb) -> &'static str {
 pub(super) fn of_unit(verb: Verb, unit: &str) -> String {
     match (verb, unit) {
         (_, "") => of_all(verb).to_owned(),
-        (Verb::Hold, unit) => format!("stop {unit} and keep it so"),
-        (Verb::Start, unit) => format!("start {unit} and wait until it is ready"),
-        (Verb::Release, unit) => format!("let {unit} be started again"),
+        (Verb::Hold, unit) => format!("stop the controller ({unit}) and keep it so"),
+        (Verb::Start, unit) => format!("start the controller ({unit}) and wait until it is ready"),
+        (Verb::Release, unit) => format!("let the controller ({unit}) be started again"),
         (verb, _) => of_all(verb).to_owned(),
     }
 }

@@ -123,8 +123,11 @@ fn the_plan_names_units_and_what_they_do() {
     let unit = Unit { node: "h1".parse().unwrap(), name: "prexorcloud-controller.service".into(), runs: true };
     assert_eq!(p.units, [unit]);
     let title = |verb| p.steps.iter().find(|s| s.verb == verb).map(|s| s.title.as_str());
-    assert_eq!(title(Verb::Hold), Some("stop prexorcloud-controller.service and keep it so"));
-    assert_eq!(title(Verb::Start), Some("start prexorcloud-controller.service and wait until it is ready"));
+    assert_eq!(title(Verb::Hold), Some("stop the controller (prexorcloud-controller.service) and keep it so"));
+    assert_eq!(
+        title(Verb::Start),
+        Some("start the controller (prexorcloud-controller.service) and wait until it is ready")
+    );
     assert!(p.notes.iter().any(|n| n.starts_with("Valkey on h1 (valkey-server.service) is stopped")), "{:?}", p.notes);
     assert!(p.prediction.total.is_none() && p.prediction.because.starts_with("not known"), "{:?}", p.prediction);
 }
