@@ -90,6 +90,25 @@ pub struct ContentDigest {
     pub sha256: Sha256Digest,
 }
 
+impl ContentDigest {
+    /// That of the same items but for one of them; only multisets have one.
+    ///
+    /// # Panics
+    /// If this is of a sequence.
+    pub fn without(&self, item: &Sha256Digest) -> Self {
+        match self.order {
+            Order::Multiset => {
+                // a - b is a + (2^256 - 1 - b) + 1.
+                let mut sum = words(&self.sha256);
+                add_256(&mut sum, &words(item).map(|word| !word));
+                add_256(&mut sum, &[1, 0, 0, 0]);
+                ContentHasher::Multiset(sum).finish()
+            }
+            Order::Sequence => unreachable!("nothing can be taken out of the content digest of a sequence"),
+        }
+    }
+}
+
 /// Takes the [`ContentDigest`] of items that are handed over one by one.
 #[derive(Debug, Clone)]
 pub enum ContentHasher {
@@ -188,6 +207,20 @@ mod tests {
         assert_ne!(digest(Multiset, &[b"a", b"a", b"b"]), digest(Multiset, &[b"a", b"b"]));
         assert_ne!(digest(Multiset, &[b"a", b"a"]), digest(Multiset, &[]));
         assert_ne!(digest(Sequence, &[b"a", b"b"]), digest(Sequence, &[b"b", b"a"]));
+    }
+
+    #[test]
+    fn what_is_taken_out_of_a_multiset_was_never_there() {
+        use Order::*;
+        for items in [&[b"a", b"b", b"c"][..], &[b"a", b"a", b"b"], &[b"b"]] {
+            for n in 0..items.len() {
+                let items: Vec<&[u8]> = items.iter().map(|i| &i[..]).collect();
+                let rest: Vec<&[u8]> =
+                    items.iter().enumerate().filter(|(i, _)| *i != n).map(|(_, item)| *item).collect();
+                let without = digest(Multiset, &items).without(&Sha256Digest::of(items[n]));
+                assert_eq!(without, digest(Multiset, &rest));
+            }
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod crc64;
 mod digest;
 mod error;
 mod family;
+mod foreseen;
 mod input;
 mod lzf;
 mod module;
@@ -35,7 +36,9 @@ mod value;
 mod write;
 
 pub use error::RdbError;
+pub(crate) use family::PLATFORM;
 pub use family::family;
+pub use foreseen::Foreseen;
 pub use input::SERIALISED_KEPT;
 pub use payload::{BadPayload, Parsed, Payload};
 pub use reader::{Checksum, Entry, Functions, KEY_KEPT, Kind, Library, Reader, Record, unpack_string};

@@ -117,6 +117,30 @@ async fn a_way_back_gives_back_no_number_and_no_revocation() {
     }
 }
 
+/// Of a part: counters that were put in and those that were never touched, and one that is new.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_back_of_a_part_gives_back_no_number_either() {
+    let bench = Bench::filled(Valkey::builder()).await;
+    let artifact = bench.capture().await;
+    let next = |name: &str| -> u64 {
+        bench.server.cli(&["INCR", &format!("prexor:v1:lease-token:{name}")]).trim().parse().unwrap()
+    };
+    let keys = ["prexor:v1:lease-token:[ln]*", "prexor:v1:platform:*"].map(str::to_owned).into();
+    let selection = Selection { keys, ..Selection::default() };
+    let unit = stage_part(&bench.dir.path().join("state"), "job-1", &artifact, &bench.backup(), &selection).unwrap();
+    next("scheduler");
+    bench.source.prepare(&unit).await.unwrap();
+    bench.source.swap(&unit).await.unwrap();
+    let issued = ["leader", "scheduler", "new"].map(|name| (name, next(name)));
+    for _ in 0..2 {
+        bench.source.revert(&unit).await.unwrap();
+    }
+    for (name, last) in issued {
+        let above = next(name) - last;
+        assert_eq!(above, if name == "scheduler" { 1 } else { 1_000_001 }, "{name} goes on above {last}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn logins_come_back_where_that_is_asked_for() {
     let bench = Bench::filled(Valkey::builder()).await;

@@ -13,7 +13,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::GAP;
-use crate::{rdb::family, text::things};
+use crate::{
+    rdb::{PLATFORM, family},
+    text::things,
+};
 
 mod back;
 mod words;
@@ -46,6 +49,10 @@ const LOGINS: [&str; 4] =
 
 /// Access that was taken away (law L6).
 const REVOCATIONS: [&str; 2] = ["prexor:v1:jwt:revoked:", "prexor:v1:nodecert:revoked:"];
+
+/// Patterns, as `SCAN` knows them, that no module's keys match and each key with a [`Role`] does: modules' keys may be very
+/// many, and are nothing to the laws.
+pub const PATTERNS: [&str; 2] = ["prexor:v1:[ijlns]*", "prexor:v1:p??[egy]*"];
 
 /// A key in a logical database.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -151,7 +158,17 @@ pub enum Correction {
 
 /// What a key means to the laws; `None` for most.
 pub fn role(key: &[u8]) -> Option<Role> {
-    role_of(family(key))
+    // Which module it belongs to takes longer to find out than that it belongs to one.
+    if key.starts_with(PLATFORM.as_bytes()) { None } else { role_of(family(key)) }
+}
+
+/// Whether keys with this role are left out of every restore (laws L4 and L5).
+pub fn never_restored(role: Role, options: Options) -> bool {
+    match role {
+        Role::Lease | Role::Ownership => true,
+        Role::Login => !options.keep_logins,
+        Role::Counter | Role::Revocation => false,
+    }
 }
 
 fn role_of(family: &str) -> Option<Role> {
@@ -201,8 +218,8 @@ impl State {
     /// Takes note of a key. `value` is that of a string, where it is short.
     pub fn add(&mut self, db: u64, key: &[u8], value: Option<&[u8]>, expires_at_ms: Option<i64>) {
         self.keys += 1;
+        let Some(role) = role(key) else { return };
         let name = family(key);
-        let Some(role) = role_of(name) else { return };
         match self.families.get_mut(name) {
             Some(keys) => *keys += 1,
             None => drop(self.families.insert(name.to_owned(), 1)),
@@ -296,8 +313,10 @@ impl Correction {
 
 /// Whether a list of corrections takes this key away.
 pub fn removes(corrections: &[Correction], key: &[u8]) -> bool {
-    let name = family(key);
-    corrections.iter().any(|c| matches!(c, Correction::Remove { family, .. } if family == name))
+    let name = role(key).map(|_| family(key));
+    name.is_some_and(|name| {
+        corrections.iter().any(|c| matches!(c, Correction::Remove { family, .. } if family == name))
+    })
 }
 
 impl fmt::Display for Place {

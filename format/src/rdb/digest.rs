@@ -18,11 +18,21 @@ const GATHERED: usize = 4 << 10;
 pub(super) struct Item {
     gathered: Vec<u8>,
     hasher: Option<Hasher>,
+    /// Nothing is put in: nobody wants the digest.
+    off: bool,
 }
 
 impl Item {
+    /// One that stays empty.
+    pub(super) fn off() -> Self {
+        Self { off: true, ..Self::default() }
+    }
+
     #[inline]
     pub(super) fn put(&mut self, bytes: &[u8]) {
+        if self.off {
+            return;
+        }
         if self.gathered.len() + bytes.len() <= GATHERED {
             self.gathered.extend_from_slice(bytes);
         } else {
@@ -36,6 +46,11 @@ impl Item {
     #[inline]
     pub(super) fn put_u64(&mut self, n: u64) {
         self.put(&n.to_le_bytes());
+    }
+
+    /// As [`Item::take`]; `None` of one that stays empty.
+    pub(super) fn take_if_on(&mut self) -> Option<Sha256Digest> {
+        (!self.off).then(|| self.take())
     }
 
     /// The digest of everything put in; leaves the item empty.
@@ -72,13 +87,17 @@ impl Bag {
     /// Adds what `element` holds and empties it.
     pub(super) fn add(&mut self, element: &mut Item) {
         self.count += 1;
-        self.sum.add_digest(&element.take());
+        if let Some(digest) = element.take_if_on() {
+            self.sum.add_digest(&digest);
+        }
     }
 
     /// Puts count and sum into `item`; tells the count.
     pub(super) fn put_into(self, item: &mut Item) -> u64 {
         item.put_u64(self.count);
-        item.put(&self.sum.finish().sha256.0);
+        if !item.off {
+            item.put(&self.sum.finish().sha256.0);
+        }
         self.count
     }
 }

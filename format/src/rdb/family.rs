@@ -24,7 +24,7 @@ const NAMES: [&str; 16] = [
 ];
 
 /// A module's own data: the module's id and a colon follow.
-pub(super) const PLATFORM: &str = "prexor:v1:platform:";
+pub(crate) const PLATFORM: &str = "prexor:v1:platform:";
 
 /// The longest id that makes a family of its own.
 const MODULE_ID_MAX: usize = 64;

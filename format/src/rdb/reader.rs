@@ -75,8 +75,8 @@ pub struct Entry<'a> {
     /// [`SERIALISED_KEPT`](super::SERIALISED_KEPT) bytes; a longer one can be read from the file, when all of it was
     /// found sound.
     pub serialised: Option<&'a [u8]>,
-    /// Over database, key, kind, value and expiry, whatever the encoding.
-    pub digest: Sha256Digest,
+    /// Over database, key, kind, value and expiry, whatever the encoding; `None` of a reader that takes none.
+    pub digest: Option<Sha256Digest>,
 }
 
 impl Entry<'_> {
@@ -162,7 +162,7 @@ struct Key {
     at: u64,
     len: u64,
     elements: u64,
-    digest: Sha256Digest,
+    digest: Option<Sha256Digest>,
 }
 
 enum Found {
@@ -225,6 +225,12 @@ impl<'i> Reader<'i> {
             modules: Modules::default(),
             checksum: None,
         })
+    }
+
+    /// Takes no digests of keys: for those who want their serialised values alone.
+    pub fn without_digests(mut self) -> Self {
+        (self.item, self.values.element) = (Item::off(), Item::off());
+        self
     }
 
     /// The RDB version of the header.
@@ -339,9 +345,10 @@ impl<'i> Reader<'i> {
                 }
                 Library::CODE => {
                     v.input.mark();
-                    v.string("a library of functions", |piece| self.item.put(piece))?;
+                    let mut item = Item::default();
+                    v.string("a library of functions", |piece| item.put(piece))?;
                     self.libraries += 1;
-                    self.code.add_digest(&self.item.take());
+                    self.code.add_digest(&item.take());
                     return Ok(Some(Found::Library { at: at + 1, len: self.position() - at - 1 }));
                 }
                 244 => {
@@ -380,7 +387,7 @@ impl<'i> Reader<'i> {
         if kind == Kind::Module {
             self.modules.add(self.values.module_type, 1);
         }
-        Ok(Key { code, kind, before, key_len, key_at, at, len, elements, digest: self.item.take() })
+        Ok(Key { code, kind, before, key_len, key_at, at, len, elements, digest: self.item.take_if_on() })
     }
 
     fn read_aux(&mut self) -> Result<(), RdbError> {

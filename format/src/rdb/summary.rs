@@ -8,11 +8,12 @@ use std::{
 use super::{
     error::RdbError,
     family::{PLATFORM, family},
+    foreseen::{Foreseen, Foresight},
     reader::{Checksum, Entry, Functions, Kind, Reader},
 };
 use crate::{
     digest::{ContentHasher, Order},
-    laws::valkey::{Correction, Fencing, LISTED_MAX, Place, removes, role, weight},
+    laws::valkey::{Correction, Fencing, LISTED_MAX, Options, Place, removes, role, weight},
     manifest::{KeyFamily, ModuleType},
     text,
 };
@@ -42,6 +43,8 @@ pub struct RdbSummary {
     pub checksum: Checksum,
     /// Length of the file.
     pub size_bytes: u64,
+    /// Of [`Summary::foreseeing`], where it can be told: what a server will have of it.
+    pub foreseen: Option<Foreseen>,
 }
 
 impl RdbSummary {
@@ -71,6 +74,7 @@ pub struct Summary {
     /// What the restore laws take out: families, and single keys.
     removed: Vec<Correction>,
     apart: BTreeSet<Place>,
+    foresight: Option<Box<Foresight>>,
 }
 
 impl Summary {
@@ -97,6 +101,12 @@ impl Summary {
         Self { removed, apart, ..self }
     }
 
+    /// Also tells what a server will have of the keys ([`RdbSummary::foreseen`]) into which they are put after this time, in
+    /// milliseconds since the epoch.
+    pub fn foreseeing(self, at_ms: i64, options: Options) -> Self {
+        Self { foresight: Some(Box::new(Foresight::new(at_ms, options))), ..self }
+    }
+
     fn is_left_out(&self, entry: &Entry<'_>) -> bool {
         if self.removed.is_empty() && self.apart.is_empty() || role(entry.key).is_none() {
             return false;
@@ -106,7 +116,11 @@ impl Summary {
     }
 
     /// Adds a key. Collections without elements do not count: a server does not load them.
+    ///
+    /// # Panics
+    /// If the key is of a reader that takes no digests.
     pub fn add(&mut self, entry: &Entry<'_>) {
+        let Some(digest) = &entry.digest else { unreachable!("keys are added up by their digests") };
         let empty = entry.elements == 0 && entry.kind != Kind::Stream;
         let expired = self.alive_at_ms.zip(entry.expires_at_ms).is_some_and(|(now, at)| at <= now);
         if empty || expired || self.is_left_out(entry) {
@@ -127,12 +141,17 @@ impl Summary {
             }
         };
         *keys += 1;
-        content.add_digest(&entry.digest);
+        content.add_digest(digest);
         if name.starts_with("prexor:v1:lease") {
             self.fencing_bytes += weight(entry.key);
             if self.fencing_bytes <= LISTED_MAX {
                 self.fencing.add(entry.db, entry.key, entry.string().as_deref());
             }
+        }
+        // Which modules are one family might be otherwise once some of their keys are gone.
+        match &mut self.foresight {
+            Some(foresight) if self.modules <= MODULES_MAX => foresight.add(entry, digest),
+            _ => self.foresight = None,
         }
     }
 
@@ -161,13 +180,15 @@ impl Summary {
     pub fn finish(self, reader: &Reader<'_>) -> RdbSummary {
         let family =
             |(name, (keys, content)): (_, (_, ContentHasher))| KeyFamily { name, keys, content: content.finish() };
+        let families: Vec<KeyFamily> = self.families.into_iter().map(family).collect();
         RdbSummary {
             version: reader.version(),
             aux: reader.aux().to_vec(),
             keys: self.keys,
             expiring_keys: self.expiring_keys,
             first_expiry_ms: self.first_expiry_ms,
-            families: self.families.into_iter().map(family).collect(),
+            foreseen: self.foresight.and_then(|foresight| foresight.finish(&families)),
+            families,
             fencing: (self.fencing_bytes <= LISTED_MAX).then_some(self.fencing),
             functions: reader.functions(),
             modules: reader.modules(),

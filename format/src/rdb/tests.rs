@@ -22,7 +22,7 @@ fn keys(file: &[u8]) -> Keys {
     while let Some(e) = reader.next_entry().unwrap() {
         let key = String::from_utf8(e.key.to_vec()).unwrap();
         assert_eq!(e.key_len, key.len() as u64);
-        keys.insert((e.db, key), (e.kind, e.expires_at_ms, e.elements, e.digest));
+        keys.insert((e.db, key), (e.kind, e.expires_at_ms, e.elements, e.digest.unwrap()));
     }
     assert_eq!(reader.position(), file.len() as u64);
     keys

@@ -5,7 +5,7 @@
 use std::{borrow::Cow, fs::File, path::Path};
 
 use prexor_format::{
-    rdb::{self, Entry, Kind, RdbSummary, Reader, Record, Summary, unpack_string},
+    rdb::{self, Entry, Kind, Reader, Record, unpack_string},
     selection::Selection,
 };
 
@@ -62,17 +62,16 @@ impl<'a> Keys<'a> {
     }
 
     /// Puts in all covered keys of a file that have not expired by `now_ms` and that `wanted` says yes to, and the
-    /// functions where everything is covered; adds them up in `summary`.
+    /// functions where everything is covered.
     pub(super) fn put_in(
         &mut self,
         path: &Path,
         now_ms: i64,
-        mut summary: Summary,
         wanted: impl Fn(&Entry<'_>) -> bool,
-    ) -> Result<RdbSummary, SourceError> {
+    ) -> Result<(), SourceError> {
         let open = || File::open(path).map_err(|e| file_failed("reading", path, &e));
         let damaged = |e: rdb::RdbError| SourceError::Failed(format!("{} cannot be read: {e}", path.display()));
-        let (mut reader, file) = (Reader::new(open()?).map_err(damaged)?, open()?);
+        let (mut reader, file) = (Reader::new(open()?).map_err(damaged)?.without_digests(), open()?);
         let bulk_max = self.bulk_max()?;
         let mut functions = Functions::default();
         let mut load = Load::new(&mut self.raw, path, bulk_max);
@@ -93,7 +92,6 @@ impl<'a> Keys<'a> {
                         continue;
                     }
                     load.key(&entry, &key, &file)?;
-                    summary.add(&entry);
                     self.progress.add(entry.serialised_len, 1);
                 }
             }
@@ -102,7 +100,7 @@ impl<'a> Keys<'a> {
         if self.with_functions() {
             functions.put(&mut self.raw)?;
         }
-        Ok(summary.finish(&reader))
+        Ok(())
     }
 
     fn databases(&mut self) -> Result<Vec<u64>, SourceError> {

@@ -8,14 +8,11 @@ use bytes::Bytes;
 use fred::types::Value;
 use prexor_format::laws::{
     Lease, Leases,
-    valkey::{Correction, KEPT_MAX, Place, Role, State, removes, role, weight},
+    valkey::{Correction, KEPT_MAX, PATTERNS, Place, Role, State, removes, role, weight},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{SourceError, client::Connection};
-
-/// The keys that the laws are about.
-const OURS: &str = "prexor:v1:*";
 
 /// Keys that a server is asked to look at in one go.
 const AT_ONCE: &str = "2000";
@@ -68,20 +65,25 @@ impl Live {
 /// All keys of one logical database that the laws are about, some at a time.
 struct Walk<'a> {
     connection: &'a Connection,
-    cursor: Option<String>,
+    /// The pattern and those to come.
+    patterns: &'static [&'static str],
+    cursor: String,
 }
 
 impl<'a> Walk<'a> {
     async fn of(connection: &'a Connection, db: u64) -> Result<Self, SourceError> {
         connection.must::<()>("SELECT", &[&db.to_string()]).await?;
-        Ok(Self { connection, cursor: Some("0".to_owned()) })
+        Ok(Self { connection, patterns: &PATTERNS, cursor: "0".to_owned() })
     }
 
     async fn next(&mut self) -> Result<Option<Vec<Bytes>>, SourceError> {
-        let Some(cursor) = &self.cursor else { return Ok(None) };
+        let Some((pattern, rest)) = self.patterns.split_first() else { return Ok(None) };
         let (next, keys): (String, Vec<Bytes>) =
-            self.connection.must("SCAN", &[cursor, "MATCH", OURS, "COUNT", AT_ONCE]).await?;
-        self.cursor = (next != "0").then_some(next);
+            self.connection.must("SCAN", &[&self.cursor, "MATCH", pattern, "COUNT", AT_ONCE]).await?;
+        if next == "0" {
+            self.patterns = rest;
+        }
+        self.cursor = next;
         Ok(Some(keys))
     }
 }

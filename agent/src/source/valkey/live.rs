@@ -23,7 +23,7 @@ use super::{
     laws::{self, Live},
     prepare::{self, Apart},
     reread::{Reread, put_back},
-    restore::{CORRECTIONS, LIVE, RESTORED, Restore, Sums, differences},
+    restore::{CORRECTIONS, Foresight, LIVE, RESTORED, Restore, Sums, differences},
 };
 use crate::restore_unit::RestoreUnit;
 
@@ -31,8 +31,8 @@ use crate::restore_unit::RestoreUnit;
 pub(super) const BACKUP: &str = "valkey-backup";
 /// Note: the keys that make room are written down.
 const KEPT: &str = "valkey-kept";
-/// Note: what was put in, added up ([`Sums`]).
-const PUT_IN: &str = "valkey-put-in";
+/// Note: what the server will have of the staged file ([`Foresight`]).
+pub(super) const FORESEEN: &str = "valkey-foreseen";
 /// Note: all keys are put in.
 const LOADED: &str = "valkey-loaded";
 /// Note: the old keys are being let go of.
@@ -67,19 +67,19 @@ impl Restore {
         if self.note::<bool>(LOADED)?.is_none() {
             let (unit, address) = (self.unit.clone(), self.source.address()?);
             let without = corrections.clone();
-            let put_in = blocking(move || {
+            blocking(move || {
                 let staged = unit.staged(prepare::described(&unit)?.0);
                 unit.progress.set_subject("the keys that make room");
                 Keys::connect(&address, &unit.selection, &unit.progress)?.remove()?;
                 unit.progress.set_subject("keys");
                 let mut keys = Keys::connect(&address, &unit.selection, &unit.progress)?;
-                let now = now_ms();
-                let summary = Summary::alive_at(now).without(&without);
-                keys.put_in(&staged, now, summary, |entry| !removes(&without, entry.key))
-            });
-            self.keep_note(PUT_IN, &Sums::from(put_in.await?))?;
+                keys.put_in(&staged, now_ms(), |entry| !removes(&without, entry.key))
+            })
+            .await?;
         }
-        laws::apply(&connection, &corrections, &live, |key| self.unit.selection.covers_key(key)).await?;
+        // Families that are left out were not put in.
+        let single: Vec<_> = corrections.into_iter().filter(|c| c.place().is_some()).collect();
+        laws::apply(&connection, &single, &live, |_| true).await?;
         self.keep_note(LOADED, &true)
     }
 
@@ -96,7 +96,7 @@ impl Restore {
         blocking(move || {
             Keys::connect(&address, &unit.selection, &unit.progress)?.remove()?;
             let mut keys = Keys::connect(&address, &unit.selection, &unit.progress)?;
-            keys.put_in(&kept, now_ms(), Summary::new(), |_| true).map(drop)
+            keys.put_in(&kept, now_ms(), |_| true)
         })
         .await?;
         self.correct_back().await.map(drop)
@@ -115,7 +115,7 @@ impl Restore {
     }
 
     /// Reads the server's keys once more and compares them with those of the staged file, after the corrections. That was
-    /// added up when it was put in, and is once more where some of its keys have expired since.
+    /// added up when it was compared with the manifest, and is once more where some of its keys have expired since.
     pub(super) async fn check_live(self) -> Result<Vec<String>, SourceError> {
         self.settings_back().await?;
         let connection = self.source.connect().await?;
@@ -124,7 +124,9 @@ impl Restore {
         // All that expires before this may be gone or not, on both sides.
         let now = now_ms();
         let mut told = laws::differences(&connection, &corrections, now).await?;
-        let put_in = self.note::<Sums>(PUT_IN)?.filter(|sums| sums.first_expiry_ms.is_none_or(|at| at > now));
+        let foreseen = self.note::<Foresight>(FORESEEN)?.and_then(|Foresight { foreseen, functions }| {
+            Some(Sums { families: foreseen.after(&corrections, now)?, functions })
+        });
         let (unit, address) = (self.unit.clone(), self.source.address()?);
         let compared = blocking(move || {
             unit.progress.set_subject("the keys as they are");
@@ -134,7 +136,7 @@ impl Restore {
                 |live| sum_up(live, Summary::alive_at(now).without(&single), &unit.progress).map_err(of_the_server);
             let found = || reread.by(sum);
             let (found, expected) = std::thread::scope(|scope| {
-                let expected = scope.spawn(|| match put_in {
+                let expected = scope.spawn(|| match foreseen {
                     Some(sums) => Ok(sums),
                     None => expected(&unit, Summary::alive_at(now).without(&corrections)).map(Sums::from),
                 });
@@ -187,7 +189,7 @@ impl Restore {
     }
 }
 
-fn now_ms() -> i64 {
+pub(super) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_millis() as i64)
 }
 

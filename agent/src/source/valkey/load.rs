@@ -158,11 +158,7 @@ impl<'a> Load<'a> {
     }
 
     fn replies(&mut self, n: usize) -> Result<(), SourceError> {
-        for _ in 0..n {
-            let reply = self.raw.reply()?;
-            self.raw.accepted(b"RESTORE", reply)?;
-        }
-        Ok(())
+        self.raw.replies(n, b"RESTORE")
     }
 
     /// Sends the rest and waits for all replies.

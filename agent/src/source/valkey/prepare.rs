@@ -92,33 +92,35 @@ pub(super) fn lay_beside(site: &Site, unit: &RestoreUnit) -> Result<(), SourceEr
 /// Copies the staged file to `to`, while comparing its bytes and its contents with the manifest.
 fn verified_copy(unit: &RestoreUnit, to: &Path, place: &Place<'_>) -> Result<(), SourceError> {
     let failed = |e: io::Error| place.failed("writing", to, &e);
-    let file = verified(unit, File::create_new(to).map_err(failed)?, &failed, |_| {})?;
+    let (file, _) = verified(unit, File::create_new(to).map_err(failed)?, Summary::new(), &failed, |_| {})?;
     file.sync_all().map_err(failed)
 }
 
-/// Compares the staged file's bytes and its contents with the manifest, and shows each key; what `each` refuses counts when
-/// the file is sound.
+/// Compares the staged file's bytes and its contents with the manifest, adds it up in `summary`, and shows each key; what
+/// `each` refuses counts when the file is sound.
 pub(super) fn verify(
     unit: &RestoreUnit,
+    summary: Summary,
     mut each: impl FnMut(&Entry<'_>) -> Result<(), SourceError>,
-) -> Result<(), SourceError> {
+) -> Result<RdbSummary, SourceError> {
     let mut outcome = Ok(());
     let shown = |entry: &Entry<'_>| {
         if outcome.is_ok() {
             outcome = each(entry);
         }
     };
-    verified(unit, io::sink(), &|e| SourceError::Failed(e.to_string()), shown)?;
-    outcome
+    let (_, found) = verified(unit, io::sink(), summary, &|e| SourceError::Failed(e.to_string()), shown)?;
+    outcome.map(|()| found)
 }
 
 /// Passes the staged file on to `out` while comparing it.
 fn verified<W: Write>(
     unit: &RestoreUnit,
     out: W,
+    summary: Summary,
     failed: &dyn Fn(io::Error) -> SourceError,
     each: impl FnMut(&Entry<'_>),
-) -> Result<W, SourceError> {
+) -> Result<(W, RdbSummary), SourceError> {
     let (stored, contents) = described(unit)?;
     let staged = unit.staged(stored);
     let file = File::open(&staged)
@@ -126,12 +128,12 @@ fn verified<W: Write>(
     unit.progress.set_subject(&stored.path);
     unit.progress.set_total_bytes(stored.size_bytes);
     let mut hashing = Hashing { file: out, hasher: Hasher::default(), size: 0 };
-    let summary = passed_on(stored, file, &mut hashing, &unit.progress, failed, each)?;
+    let found = passed_on(stored, (file, summary), &mut hashing, &unit.progress, failed, each)?;
     if (hashing.size, hashing.hasher.clone().finish()) != (stored.size_bytes, stored.sha256) {
         return Err(damaged(stored, "its SHA-256 differs from the manifest's"));
     }
-    as_described(stored, contents, &summary)?;
-    Ok(hashing.file)
+    as_described(stored, contents, &found)?;
+    Ok((hashing.file, found))
 }
 
 /// As [`verify`], of the file while it arrives; lays it where it is staged. Whoever takes it in compares its bytes. `each`
@@ -139,8 +141,9 @@ fn verified<W: Write>(
 pub(super) fn verify_arriving(
     unit: &RestoreUnit,
     arriving: Arriving,
+    summary: Summary,
     mut each: impl FnMut(&Entry<'_>, &[u8]) -> Result<(), SourceError>,
-) -> Result<(), SourceError> {
+) -> Result<RdbSummary, SourceError> {
     let (stored, contents) = described(unit)?;
     let (staged, part) = (unit.staged(stored), unit.dir().join("incoming"));
     let failed = |e: io::Error| file_failed("writing", &part, &e);
@@ -155,8 +158,8 @@ pub(super) fn verify_arriving(
     };
     // What arrives is told by the one who takes it in.
     let mut early = Early { file: &file, waiting: 0, syncing: None };
-    let summary = passed_on(stored, arriving, &mut early, &Progress::default(), &failed, shown)?;
-    as_described(stored, contents, &summary)?;
+    let found = passed_on(stored, (arriving, summary), &mut early, &Progress::default(), &failed, shown)?;
+    as_described(stored, contents, &found)?;
     outcome?;
     let mut lay = || {
         early.synced()?;
@@ -164,7 +167,8 @@ pub(super) fn verify_arriving(
         fs::create_dir_all(staged.parent().unwrap_or(unit.dir()))?;
         fs::rename(&part, &staged)
     };
-    lay().map_err(failed)
+    lay().map_err(failed)?;
+    Ok(found)
 }
 
 /// Has what was written brought to the disk while more is written.
@@ -201,10 +205,10 @@ impl Write for Early<'_> {
     }
 }
 
-/// Reads a file through while it is written to `out`.
+/// Reads a file through, adding it up, while it is written to `out`.
 fn passed_on(
     stored: &StoredFile,
-    from: impl Read,
+    (from, summary): (impl Read, Summary),
     out: &mut impl Write,
     progress: &Progress,
     failed: &dyn Fn(io::Error) -> SourceError,
@@ -213,10 +217,10 @@ fn passed_on(
     let mut out = Apart { out, failed: None };
     let never = CancellationToken::new();
     let tee = Tee { from, out: &mut out, progress, cancel: &never };
-    let summary = sum_up_each(tee, Summary::new(), progress, each);
+    let found = sum_up_each(tee, summary, progress, each);
     match out.failed.take() {
         Some(e) => Err(failed(e)),
-        None => summary.map_err(|e| damaged(stored, &e.to_string())),
+        None => found.map_err(|e| damaged(stored, &e.to_string())),
     }
 }
 

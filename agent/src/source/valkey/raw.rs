@@ -68,9 +68,19 @@ impl Raw {
         Ok(Info::parse(&String::from_utf8_lossy(&text)).text(name).to_owned())
     }
 
-    /// The next reply, whole.
-    pub(super) fn reply(&mut self) -> Result<Reply, SourceError> {
-        self.0.reply()
+    /// The next replies, so many; a refusal among them is an error.
+    pub(super) fn replies(&mut self, mut n: usize, doing: &[u8]) -> Result<(), SourceError> {
+        while n > 0 {
+            n -= match self.0.oks(n)? {
+                0 => {
+                    let reply = self.0.reply()?;
+                    self.accepted(doing, reply)?;
+                    1
+                }
+                oks => oks,
+            };
+        }
+        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 use prexor_format::{
     laws::valkey::{Correction, Options, State, corrections, corrections_back, lost, restored, words},
     manifest::KeyFamily,
-    rdb::{Functions, RdbSummary, Summary},
+    rdb::{Foreseen, Functions, RdbSummary, Summary},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
@@ -392,18 +392,23 @@ fn service_failed(e: ServiceError) -> SourceError {
     SourceError::Failed(e.to_string())
 }
 
-/// What two sets of keys are compared by.
+/// What a server will have once a file was put in, told when that was read through.
 #[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Foresight {
+    pub(super) foreseen: Foreseen,
+    pub(super) functions: Functions,
+}
+
+/// What two sets of keys are compared by.
+#[derive(Debug)]
 pub(super) struct Sums {
     pub(super) families: Vec<KeyFamily>,
     pub(super) functions: Functions,
-    /// When the first of the keys expires, in milliseconds since the epoch: from then on these sums are of the past.
-    pub(super) first_expiry_ms: Option<i64>,
 }
 
 impl From<RdbSummary> for Sums {
-    fn from(RdbSummary { families, functions, first_expiry_ms, .. }: RdbSummary) -> Self {
-        Self { families, functions, first_expiry_ms }
+    fn from(RdbSummary { families, functions, .. }: RdbSummary) -> Self {
+        Self { families, functions }
     }
 }
 

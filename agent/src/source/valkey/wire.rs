@@ -209,6 +209,15 @@ impl Wire {
         self.rest(head, 0)
     }
 
+    /// Takes the answers that have come, at most `max`, as long as they are a plain OK: what nearly all of very many are.
+    /// Tells how many; waits for one to begin.
+    pub(super) fn oks(&mut self, max: usize) -> Result<usize, SourceError> {
+        const OK: &[u8] = b"+OK\r\n";
+        let n = self.some(usize::MAX)?.chunks_exact(OK.len()).take(max).take_while(|answer| *answer == OK).count();
+        self.consume(n * OK.len());
+        Ok(n)
+    }
+
     /// What follows `head`.
     pub(super) fn rest(&mut self, head: Head, depth: u8) -> Result<Reply, SourceError> {
         Ok(match head {
@@ -407,6 +416,25 @@ mod tests {
         ] {
             assert_eq!(wire.reply().unwrap(), expected);
         }
+        assert!(matches!(wire.reply(), Err(SourceError::Unavailable(_))));
+    }
+
+    #[test]
+    fn plain_answers_are_taken_together() {
+        let mut wire = saying(b"+OK\r\n+OK\r\n+OK\r\n-ERR no\r\n+OK\r\n+O");
+        let mut taken = |mut n: usize| {
+            while n > 0 {
+                match wire.oks(n).unwrap() {
+                    0 => return Some(wire.reply().unwrap()),
+                    oks => n -= oks,
+                }
+            }
+            None
+        };
+        assert_eq!(taken(2), None);
+        assert_eq!(taken(5), Some(Reply::Error("ERR no".into())));
+        assert_eq!(taken(1), None);
+        assert_eq!(wire.oks(1).unwrap(), 0);
         assert!(matches!(wire.reply(), Err(SourceError::Unavailable(_))));
     }
 

@@ -66,6 +66,18 @@ fn keys() -> impl Strategy<Value = Keys> {
     proptest::collection::btree_map(any::<u16>(), one, 0..24).prop_map(|m| m.into_values().collect())
 }
 
+#[test]
+fn the_patterns_are_those_of_keys_with_a_role() {
+    let matched =
+        |key: &str| PATTERNS.iter().filter(|pattern| crate::glob::matches(pattern.as_bytes(), key.as_bytes())).count();
+    for family in OWNERSHIP.into_iter().chain(LOGINS).chain(REVOCATIONS).chain([COUNTERS]) {
+        let key = format!("{family}x");
+        assert!(role(key.as_bytes()).is_some());
+        assert_eq!(matched(&key), 1, "{key}");
+    }
+    assert_eq!(matched("prexor:v1:platform:stats:x"), 0);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
