@@ -139,7 +139,15 @@ impl ValkeySource {
         self.address()?.connect().await
     }
 
+    /// Where the server keeps its data, if that is on this host. Hosts have the same directories, and the one here may be that of
+    /// another server, such as a replica.
     async fn site(&self, connection: &Connection) -> Result<Site, SourceError> {
+        let address = self.address()?;
+        if self.config.data_dir.is_none() && !address.place.is_here().await {
+            return Err(SourceError::Denied(format!(
+                "Valkey at {address} runs on another host: run an agent there, or set valkey.data_dir where its directory is mounted"
+            )));
+        }
         Site::ask(connection, self.config.data_dir.as_deref()).await
     }
 

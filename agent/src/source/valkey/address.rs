@@ -1,7 +1,13 @@
 //! Where the server is and how to log in to it: the URI, TLS, and the words for what a server refuses. No password
 //! leaves this file but towards the server.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use percent_encoding::percent_decode_str;
 use rustls::{
@@ -34,6 +40,27 @@ pub(super) struct Address {
 pub(super) enum Place {
     Tcp { host: String, port: u16 },
     Unix(PathBuf),
+}
+
+impl Place {
+    /// Whether it is an address of this host. One that cannot be found out counts as another host's.
+    pub(super) async fn is_here(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp { host, port } => match tokio::net::lookup_host((host.as_str(), *port)).await {
+                Ok(mut found) => found.any(|at| is_of_this_host(at).unwrap_or(false)),
+                Err(_) => false,
+            },
+        }
+    }
+}
+
+/// By the address that the kernel would send from: to one of its own it is that very one. Nothing is sent.
+fn is_of_this_host(at: SocketAddr) -> io::Result<bool> {
+    let any: IpAddr = if at.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(at)?;
+    Ok(at.ip().is_loopback() || socket.local_addr()?.ip() == at.ip())
 }
 
 impl fmt::Display for Address {
@@ -199,6 +226,20 @@ mod tests {
         {
             let e = parse(uri).err().unwrap_or_else(|| panic!("{uri}")).to_string();
             assert!(!e.contains("hunter2") && e.contains("valkey.uri"), "{e}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_is_here_or_elsewhere() {
+        for (uri, here) in [
+            ("unix:///run/valkey.sock", true),
+            ("redis://127.0.0.1", true),
+            ("redis://localhost:7", true),
+            // Set aside for documentation: no host has them.
+            ("redis://192.0.2.1", false),
+            ("redis://[2001:db8::1]", false),
+        ] {
+            assert_eq!(parse(uri).unwrap().place.is_here().await, here, "{uri}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use prexor_format::selection::Selection;
 use serde::{Deserialize, Serialize};
 
-use super::{SourceError, ValkeySource, client::Connection, restore::Restore, site::Site};
+use super::{SourceError, ValkeySource, client::Connection, restore::Restore};
 use crate::{
     restore_unit::RestoreUnit,
     services::{Role, ServiceState},
@@ -46,7 +46,7 @@ impl ValkeySource {
         if watched(connection).await? {
             return live("a Sentinel would put a replica in the server's place while it is down".into());
         }
-        match Site::ask(connection, self.config.data_dir.as_deref()).await.and_then(|site| writable(&site.dir)) {
+        match self.site(connection).await.and_then(|site| writable(&site.dir)) {
             Ok(()) => Ok((Way::Files, String::new())),
             Err(SourceError::Denied(_)) => live("the server's data directory is not within the agent's reach".into()),
             Err(e) => Err(e),
