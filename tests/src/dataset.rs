@@ -13,7 +13,7 @@ use anyhow::Result;
 use mongodb::Client;
 
 pub use self::{
-    files::{CLUSTER_ID, Layout, Site, destroy_files, files, write_controller_yml},
+    files::{CONTROLLER_UUID, Layout, Site, destroy_files, files, write_controller_yml},
     mongo::{destroy_mongo, mongo},
     valkey::{destroy_valkey, many_valkey, valkey},
 };

@@ -2,40 +2,61 @@
 //! theirs, and so does a stand-in for PrexorCloud's controller.
 
 use std::{
-    fs,
-    path::PathBuf,
+    fs, io,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use mongodb::{
-    Client,
-    bson::{Document, doc},
-};
+use mongodb::Client;
 
 use crate::{
     cluster::{Said, program},
-    dataset::{self, DATABASE, Layout, Site, Size},
+    dataset::{self, DATABASE, Layout, Site},
     equality::{self, Snapshot},
-    resp::Resp,
     rig::{Host, Needs, Rack},
-    servers::{PATIENCE, binaries, repository, wait_until},
+    servers::{PATIENCE, binaries, repository},
 };
 
 mod controllers;
+mod datastores;
 pub mod matrix;
+mod oplog;
+mod recorder;
 
-pub use controllers::{CONTROLLER_YML, LEASE, LEASE_TOKEN, Logged, NOT_READY, UNIT, WRITES};
+pub use controllers::{CONTROLLER_YML, Config, LEADER, LEADERSHIP, LEASE, LEASE_TOKEN, NOT_READY, UNIT, WRITES};
+pub use datastores::{REPLICA, VALKEY};
+pub use oplog::{Logged, Numbers};
+pub use recorder::{Command, Recorder};
 
-const VALKEY_PASSWORD: &str = "valkey-secret";
-/// Where the controllers' files are.
-const ROOT: &str = "/etc/prexorcloud";
+/// How many hosts there are.
+pub const HOSTS: usize = 3;
 
-/// The first host has the datastores, the coordinator and the store; all have a controller and an agent. Everything ends when it
-/// is dropped.
+/// What kind of installation a fleet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Profile {
+    /// Whether it has a Valkey beside MongoDB.
+    pub valkey: bool,
+    /// Where the controllers' keys are, and with them the root.
+    pub layout: Layout,
+}
+
+impl Profile {
+    /// As the guide has it.
+    pub const GUIDE: Self = Self { valkey: true, layout: Layout::Guide };
+    /// As later versions have it: everything is in MongoDB.
+    pub const LATER: Self = Self { valkey: false, layout: Layout::Later };
+}
+
+/// The first host has the coordinator and the store; all have a member of MongoDB's replica set, a controller and an agent, and two
+/// have a Valkey. Everything ends when it is dropped.
 #[derive(Debug)]
 pub struct Fleet {
     /// The hosts.
     pub rack: Rack,
+    /// What it is.
+    pub profile: Profile,
+    /// What stands for a daemon, on no host.
+    pub recorder: Recorder,
 }
 
 /// What is on all hosts.
@@ -72,8 +93,13 @@ impl Everything {
 }
 
 impl Fleet {
-    /// Hosts with data, everything enrolled by `prexorctl setup`, controllers stopped.
-    pub fn start(hosts: u8) -> Self {
+    /// Hosts with data as in the guide, everything enrolled by `prexorctl setup`, controllers stopped.
+    pub fn start() -> Self {
+        Self::start_as(Profile::GUIDE)
+    }
+
+    /// As [`Fleet::start`], of this kind.
+    pub fn start_as(profile: Profile) -> Self {
         let servers = binaries();
         let programs = program("prexor-agent").parent().expect("a directory").to_owned();
         let above = |path: &PathBuf| path.ancestors().nth(2).expect("bin lies in a directory").to_owned();
@@ -81,15 +107,25 @@ impl Fleet {
         // Servers from PATH are in every Debian root's /usr already, or cannot be shared.
         shared.retain(|path| !path.starts_with("/usr"));
         let needs = Needs { packages: &["libatomic1", "libcurl4", "libfaketime", "liblzma5", "libssl3"], shared };
-        let fleet = Self { rack: Rack::up(hosts, &needs) };
-        (1..=usize::from(hosts)).for_each(|number| fleet.install(number));
-        fleet.start_datastores();
+        let rack = Rack::up(HOSTS as u8, &needs);
+        let recorder = Recorder::start(&rack);
+        let fleet = Self { rack, profile, recorder };
+        fleet.on_all_hosts(|number| fleet.install(number));
+        fleet.unite_datastores();
         fleet.fill();
         fleet.restart_coordinator("");
-        for number in 1..=usize::from(hosts) {
-            fleet.setup(number).ok();
-        }
+        fleet.on_all_hosts(|number| drop(fleet.setup(number).ok()));
         fleet
+    }
+
+    /// Does the same for every host, on all of them at once.
+    fn on_all_hosts(&self, work: impl Fn(usize) + Sync) {
+        std::thread::scope(|scope| {
+            for number in 1..=HOSTS {
+                let work = &work;
+                scope.spawn(move || work(number));
+            }
+        });
     }
 
     /// Puts a new machine in the place of a host that was killed: our programs and the controller's are installed there, which has
@@ -100,7 +136,7 @@ impl Fleet {
     pub fn replace(&mut self, number: usize, hostname: &str) {
         self.rack.replace(number, hostname);
         self.install(number);
-        fs::create_dir_all(self.rack.host(number).path(ROOT)).expect("the root");
+        fs::create_dir_all(self.rack.host(number).path(self.root())).expect("the root");
     }
 
     /// Adds lines to a host's `agent.yml`, and has its agent read them.
@@ -128,8 +164,21 @@ impl Fleet {
     fn install(&self, number: usize) {
         let host = self.rack.host(number);
         install(host);
-        controllers::install(host, controllers::port(number), &self.replica_set_uri(), &self.valkey_uri());
-        host.exec(&["systemctl", "daemon-reload"]).ok();
+        controllers::install(host, self.root(), &self.recorder.address);
+        self.install_datastores(number);
+    }
+
+    /// Where the controllers' files are.
+    pub fn root(&self) -> &'static str {
+        match self.profile.layout {
+            Layout::Guide => "/etc/prexorcloud",
+            Layout::Later => "/opt/prexorcloud/controller",
+        }
+    }
+
+    /// A path below the root of a host's controller, as seen from here.
+    pub fn file(&self, number: usize, path: &str) -> PathBuf {
+        self.rack.host(number).path(self.root()).join(path)
     }
 
     /// `prexorctl` on the first host, as root there.
@@ -180,36 +229,43 @@ impl Fleet {
     /// # Panics
     /// When something cannot be read.
     pub fn snapshot(&self) -> Everything {
-        let roots: Vec<PathBuf> = self.rack.hosts().iter().map(|h| h.path(ROOT)).collect();
-        let files = |root: &PathBuf| equality::files(root, dataset::EXCLUDED).expect("the files");
-        let others = roots[1..].iter().map(files).collect();
-        let (mongo, valkey) = (self.mongo_uri(), self.valkey_uri());
-        let first = self.rack.on_the_wire(async move || {
+        let roots: Vec<PathBuf> = (1..=HOSTS).map(|number| self.file(number, "")).collect();
+        let files = |root: &PathBuf| match root.exists() {
+            true => equality::files(root, dataset::EXCLUDED).expect("the files"),
+            false => equality::Things::new(),
+        };
+        let mut files = roots.iter().map(files);
+        let (mongo, valkey) = (self.mongo_uri(), self.valkey());
+        let mut first = self.rack.on_the_wire(async move || {
             let client = Client::with_uri_str(&mongo).await.expect("MongoDB");
-            let mut resp = Resp::connect(&valkey).await.expect("Valkey");
-            Snapshot::take(&client, DATABASE, Some(&mut resp), &roots[0], dataset::EXCLUDED).await.expect("a snapshot")
+            let mongo = equality::mongo(&client, DATABASE).await.expect("the database");
+            let valkey = match Self::resp(valkey.as_deref()).await {
+                Some(mut resp) => equality::valkey(&mut resp).await.expect("the keys"),
+                None => equality::Things::new(),
+            };
+            Snapshot { mongo, valkey, ..Snapshot::default() }
         });
-        Everything { first, others }
+        first.files = files.next().expect("the first host");
+        Everything { first, others: files.collect() }
     }
 
-    /// Drops the database, flushes Valkey, and removes the controller's files on every host.
+    /// Drops the database, flushes Valkey, and destroys the controller's files on every host: one loses all but its logs, one has
+    /// them scrambled, one loses the root itself. No `controller.yml` can be read any more.
     ///
     /// # Panics
     /// When something resists.
     pub fn wreck(&self) {
-        let root = self.rack.host(1).path(ROOT);
-        let (mongo, valkey) = (self.mongo_uri(), self.valkey_uri());
+        let (mongo, valkey) = (self.mongo_uri(), self.valkey());
         self.rack.on_the_wire(async move || {
             let client = Client::with_uri_str(&mongo).await.expect("MongoDB");
-            let mut resp = Resp::connect(&valkey).await.expect("Valkey");
-            dataset::destroy(&client, DATABASE, Some(&mut resp), &root).await.expect("destruction");
+            dataset::destroy_mongo(&client, DATABASE).await.expect("destruction");
+            if let Some(mut resp) = Self::resp(valkey.as_deref()).await {
+                dataset::destroy_valkey(&mut resp).await.expect("destruction");
+            }
         });
-        // The agent finds its servers by this file; without it an operator would write it first.
-        self.write_controller_yml(1);
-        for host in &self.rack.hosts()[1..] {
-            fs::remove_dir_all(host.path("/etc/prexorcloud/templates")).expect("files to remove");
-            host.write("/etc/prexorcloud/templates/born-after-the-backup", "x");
-        }
+        dataset::destroy_files(&self.file(1, "")).expect("files to remove");
+        scramble(&self.file(2, "")).expect("files to scramble");
+        fs::remove_dir_all(self.file(3, "")).expect("a root to remove");
     }
 
     /// Whether a unit runs on a host.
@@ -217,106 +273,42 @@ impl Fleet {
         self.rack.host(host).exec(&["systemctl", "is-active", unit]).out.trim() == "active"
     }
 
-    /// Starts Valkey anew and waits until it answers.
-    pub fn restart_valkey(&self) {
-        self.rack.host(1).exec(&["systemctl", "restart", "valkey"]).ok();
-        let valkey = self.valkey_uri();
-        self.rack.on_the_wire(async move || answers(&valkey).await);
-    }
-
     /// Every one of our processes' logs on a host.
     pub fn journal(&self, host: usize) -> String {
         self.rack.host(host).exec(&["journalctl", "--no-pager", "-u", "prexor-*", "-u", "valkey"]).out
     }
 
-    /// What is in the database for a restore that is not finished.
-    pub fn temporary_collections(&self) -> usize {
-        let uri = self.mongo_uri();
-        self.rack.on_the_wire(async move || {
-            let client = Client::with_uri_str(&uri).await.expect("MongoDB");
-            let names = client.database(DATABASE).list_collection_names().await.expect("names");
-            names.iter().filter(|n| n.starts_with("_prexor_")).count()
-        })
-    }
-
-    fn mongo_uri(&self) -> String {
-        format!("mongodb://{}:27017/?directConnection=true", self.rack.host(1).address)
-    }
-
-    fn replica_set_uri(&self) -> String {
-        format!("mongodb://{}:27017/?replicaSet=rs0", self.rack.host(1).address)
-    }
-
-    fn valkey_uri(&self) -> String {
-        format!("redis://:{VALKEY_PASSWORD}@{}:6379", self.rack.host(1).address)
-    }
-
     fn site(&self) -> Site {
         Site {
-            layout: Layout::Guide,
-            mongo_uri: self.replica_set_uri(),
+            layout: self.profile.layout,
+            mongo_uri: self.mongo_uri(),
             database: DATABASE.to_owned(),
-            valkey_uri: Some(self.valkey_uri()),
+            valkey_uri: self.valkey(),
         }
     }
 
-    /// On other hosts than the first, a controller of its own that leaves the datastores to the first one's agent.
+    /// Every controller finds the same datastores, and has a uuid and a port of its own.
     fn write_controller_yml(&self, number: usize) {
-        let host = self.rack.host(number);
-        if number == 1 {
-            return dataset::write_controller_yml(&host.path(ROOT), &self.site()).expect("controller.yml");
+        let path = self.file(number, CONTROLLER_YML);
+        dataset::write_controller_yml(&self.file(number, ""), &self.site()).expect("controller.yml");
+        if number > 1 {
+            let uuid = format!("00000000-0000-4000-8000-00000000000{number}");
+            let port = format!("port: {}", controllers::port(number));
+            let text = fs::read_to_string(&path).expect("controller.yml");
+            let text = text.replace(dataset::CONTROLLER_UUID, &uuid).replace("port: 8080", &port);
+            fs::write(path, text).expect("controller.yml");
         }
-        let uuid = format!("00000000-0000-4000-8000-00000000000{number}");
-        let (cluster, port) = (dataset::CLUSTER_ID, controllers::port(number));
-        host.write(CONTROLLER_YML, &format!("uuid: {uuid}\nhttp:\n  port: {port}\ncluster:\n  id: {cluster}\n"));
-    }
-
-    fn start_datastores(&self) {
-        let (host, servers) = (self.rack.host(1), binaries());
-        let mongod = servers.mongod.display();
-        host.exec(&["mkdir", "-p", "/var/lib/mongodb", "/var/lib/valkey"]).ok();
-        unit(
-            host,
-            "mongod",
-            &format!("{mongod} --dbpath /var/lib/mongodb --bind_ip_all --replSet rs0 --wiredTigerCacheSizeGB 0.25"),
-        );
-        let valkey = servers.valkey.display();
-        unit(
-            host,
-            "valkey",
-            &format!("{valkey} --dir /var/lib/valkey --bind 0.0.0.0 --appendonly yes --requirepass {VALKEY_PASSWORD}"),
-        );
-        let (mongo, valkey, member) = (self.mongo_uri(), self.valkey_uri(), format!("{}:27017", host.address));
-        self.rack.on_the_wire(async move || {
-            let client = Client::with_uri_str(&mongo).await.expect("a URI");
-            let admin = client.database("admin");
-            let config = doc! { "_id": "rs0", "members": [{ "_id": 0, "host": member }] };
-            wait_until("mongod to take its configuration", PATIENCE, async || {
-                admin.run_command(doc! { "replSetInitiate": &config }).await.is_ok()
-            })
-            .await;
-            wait_until("mongod to be primary", PATIENCE, async || {
-                let hello: Result<Document, _> = admin.run_command(doc! { "hello": 1 }).await;
-                hello.is_ok_and(|h| h.get_bool("isWritablePrimary").unwrap_or(false))
-            })
-            .await;
-            answers(&valkey).await;
-        });
     }
 
     fn fill(&self) {
-        let (site, root) = (self.site(), self.rack.host(1).path(ROOT));
+        let root = self.file(1, "");
         fs::create_dir_all(&root).expect("the root");
-        let (mongo, valkey) = (self.mongo_uri(), self.valkey_uri());
-        self.rack.on_the_wire(async move || {
-            let client = Client::with_uri_str(&mongo).await.expect("MongoDB");
-            let mut resp = Resp::connect(&valkey).await.expect("Valkey");
-            dataset::fill(&client, DATABASE, Some(&mut resp), &root, &site, Size::SMALL).await.expect("data");
-        });
-        for (number, host) in (2..).zip(&self.rack.hosts()[1..]) {
+        self.fill_datastores();
+        for number in 2..=HOSTS {
             self.write_controller_yml(number);
             for n in 0..50 {
-                host.write(&format!("{ROOT}/templates/t{n}/server.properties"), &format!("motd=h{number} {n}\n"));
+                let path = format!("{}/templates/t{n}/server.properties", self.root());
+                self.rack.host(number).write(&path, &format!("motd=h{number} {n}\n"));
             }
         }
     }
@@ -338,7 +330,7 @@ impl Fleet {
 
     /// As [`Fleet::setup`], on a machine that has no `controller.yml` yet to say where the controller's root is.
     pub fn setup_new_machine(&self, number: usize) -> Said {
-        self.setup_with(number, &["--root", ROOT])
+        self.setup_with(number, &["--root", self.root()])
     }
 
     fn setup_with(&self, number: usize, more: &[&str]) -> Said {
@@ -364,10 +356,6 @@ impl Fleet {
     }
 }
 
-async fn answers(valkey: &str) {
-    wait_until("Valkey to answer", PATIENCE, async || Resp::connect(valkey).await.is_ok()).await;
-}
-
 /// Our programs with their units.
 fn install(host: &Host) {
     for name in ["prexor-coordinator", "prexor-agent", "prexorctl"] {
@@ -380,15 +368,18 @@ fn install(host: &Host) {
     }
 }
 
-/// A server that systemd starts again whatever ends it, with the open files that MongoDB's own unit gives it: it aborts when it
-/// has no more of them.
-fn unit(host: &Host, name: &str, command: &str) {
-    let text = format!(
-        "[Service]\nExecStart={command}\nRestart=always\nRestartSec=1\nLimitNOFILE=64000\n[Install]\nWantedBy=multi-user.target\n"
-    );
-    host.write(&format!("/etc/systemd/system/{name}.service"), &text);
-    host.exec(&["systemctl", "daemon-reload"]).ok();
-    host.exec(&["systemctl", "enable", "--now", name]).ok();
+/// Writes nonsense over every other file and takes the rest away, but for the directories.
+fn scramble(dir: &Path) -> io::Result<()> {
+    let mut entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for (n, entry) in entries.iter().enumerate() {
+        match entry.file_type()?.is_dir() {
+            true => scramble(&entry.path())?,
+            false if n % 2 == 0 => fs::write(entry.path(), "\0\u{fffd}}{ scrambled")?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    fs::write(dir.join("born-after-the-backup"), "x")
 }
 
 /// Asks again and again until the answer is yes.

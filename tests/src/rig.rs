@@ -10,9 +10,11 @@ mod network;
 
 use std::{
     fs, io,
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicUsize, Ordering},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -132,6 +134,17 @@ impl Rack {
         self.hosts[number - 1].reboot();
     }
 
+    /// The address of whoever tests, on the hosts' network.
+    pub fn seat(&self) -> String {
+        Network::address_of_seat()
+    }
+
+    /// Runs `work` beside the hosts, on a thread whose sockets are on their network, until it ends by itself.
+    pub fn beside_the_hosts(&self, work: impl AsyncFnOnce() + Send + 'static) -> JoinHandle<()> {
+        let namespace = self.network.namespace().try_clone_to_owned().expect("the rack's network");
+        std::thread::spawn(move || on_network(namespace.as_fd(), 1, work))
+    }
+
     /// Runs `work` on a thread whose sockets are on the hosts' network, with a runtime of its own.
     ///
     /// # Panics
@@ -139,14 +152,9 @@ impl Rack {
     pub fn on_the_wire<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
         let namespace = self.network.namespace();
         std::thread::scope(|scope| {
-            let worker = scope.spawn(move || {
-                let kind = rustix::thread::LinkNameSpaceType::Network;
-                rustix::thread::move_into_link_name_space(namespace, Some(kind)).expect("the rack's network");
-                // Its threads inherit the network of this one.
-                let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-                let work = async move || tokio::time::timeout(WIRE_LIMIT, work()).await;
-                runtime.expect("a runtime").block_on(work()).expect("an end of the work on the hosts' network")
-            });
+            let work = async move || tokio::time::timeout(WIRE_LIMIT, work()).await;
+            let worker =
+                scope.spawn(move || on_network(namespace, 2, work).expect("an end of the work on the hosts' network"));
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
@@ -163,6 +171,15 @@ impl Drop for Rack {
         // It has nothing left to do.
         let _ = self.guard.wait();
     }
+}
+
+/// Runs `work` with a runtime of its own, on a network that is this thread's from now on.
+fn on_network<T>(namespace: BorrowedFd<'_>, workers: usize, work: impl AsyncFnOnce() -> T) -> T {
+    let kind = rustix::thread::LinkNameSpaceType::Network;
+    rustix::thread::move_into_link_name_space(namespace, Some(kind)).expect("the rack's network");
+    // Its threads inherit the network of this one.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build();
+    runtime.expect("a runtime").block_on(work())
 }
 
 /// Ends what is in a cgroup when this process ends, however it does: it reads from a pipe that nobody else holds.

@@ -13,7 +13,7 @@ use std::{
 use prexor_tests::{
     cluster::Said,
     fleet::{
-        Fleet, Logged, NOT_READY, UNIT,
+        Command, Fleet, Logged, NOT_READY, Numbers, Profile, UNIT,
         matrix::{Fault, Matrix},
         wait,
     },
@@ -24,44 +24,16 @@ const NOTHING: [String; 0] = [];
 /// Two fleets at once would make each other slow.
 static ONE_FLEET: Mutex<()> = Mutex::new(());
 
-/// A sample of the crash matrix, which `tests/run ha-matrix` runs in whole: one fault of each kind, each at a step where
-/// everything could end in between.
-#[test]
-fn whatever_dies_during_a_restore_nothing_is_in_between() {
-    let _alone = ONE_FLEET.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut matrix = Matrix::start();
-    let steps = matrix.steps();
-    let step = |title: &str| {
-        let mut found = steps.iter().filter(|(_, step)| step.starts_with(title));
-        found.next().unwrap_or_else(|| panic!("no step is '{title}': {steps:?}")).0
-    };
-    for (title, fault) in [
-        ("h2: stop the controller", Fault::Agent(2)),
-        ("h1: drop+restore mongo", Fault::Mongod),
-        ("h1: replace valkey RDB", Fault::Valkey),
-        ("h2: untar", Fault::Host(2)),
-        ("h1: compare the live filesystem", Fault::Coordinator),
-        ("h2: unpack beside", Fault::Link(2)),
-    ] {
-        let end = matrix.run(step(title), fault).unwrap_or_else(|why| panic!("{fault} at '{title}': {why}"));
-        eprintln!("{fault} at '{title}': {end}");
-    }
-}
-
-/// The fleet is expensive, so the cases share it and come one after the other; each begins and ends with the controllers on h1
-/// and h2 ready, and the one on h3 stopped.
+/// The profile and the layout of the guide. The fleet is expensive, so the cases share it and come one after the other; each begins
+/// and ends with the controllers on h1 and h2 ready, and the one on h3 stopped.
 #[test]
 fn controllers_are_stopped_everywhere_and_come_back() {
     let _alone = ONE_FLEET.lock().unwrap_or_else(PoisonError::into_inner);
     let begun = Instant::now();
     let say = |what: &str| eprintln!("controllers: {what} at {:.1?}", begun.elapsed());
-    let mut fleet = Fleet::start(3);
-    fleet.restart_coordinator("agents:\n  ready: 20s\n");
-    for host in 1..=3 {
-        fleet.until_reachable(host);
-    }
+    let mut fleet = ready_fleet(Profile::GUIDE);
     say("set up");
-    one_command_restores_a_wrecked_cluster(&fleet);
+    one_command_restores_a_wrecked_cluster(&mut fleet, None);
     say("restored");
     a_controller_that_does_not_get_ready_takes_everything_back(&fleet);
     say("taken back");
@@ -69,11 +41,54 @@ fn controllers_are_stopped_everywhere_and_come_back() {
     say("found another one");
     nobody_starts_a_held_controller(&mut fleet);
     say("held over a reboot and a killed coordinator");
-    drop(fleet);
-    say("removed");
+    // A sample of the crash matrix, which `tests/run ha-matrix` runs in whole: one fault of each kind, each at a step where
+    // everything could end in between.
+    sample(
+        fleet,
+        &[
+            ("h2: stop the controller", Fault::Agent(2), false),
+            ("h1: drop+restore mongo", Fault::Primary, false),
+            ("h2: replace valkey RDB", Fault::Valkey, true),
+            ("h2: untar", Fault::Host(2), true),
+            ("h1: compare the live filesystem", Fault::Coordinator, false),
+            ("h2: unpack beside", Fault::Link(2), false),
+        ],
+        say,
+    );
 }
 
-fn one_command_restores_a_wrecked_cluster(fleet: &Fleet) {
+/// The profile without Valkey and the layout of later versions, and a host that is lost for good.
+#[test]
+fn without_valkey_it_is_the_same() {
+    let _alone = ONE_FLEET.lock().unwrap_or_else(PoisonError::into_inner);
+    let begun = Instant::now();
+    let say = |what: &str| eprintln!("without Valkey: {what} at {:.1?}", begun.elapsed());
+    let mut fleet = ready_fleet(Profile::LATER);
+    say("set up");
+    one_command_restores_a_wrecked_cluster(&mut fleet, Some(3));
+    say("restored");
+}
+
+fn ready_fleet(profile: Profile) -> Fleet {
+    let fleet = Fleet::start_as(profile);
+    fleet.restart_coordinator("agents:\n  ready: 20s\n  heartbeat: 1s\n");
+    for host in 1..=3 {
+        fleet.until_reachable(host);
+    }
+    fleet
+}
+
+fn sample(fleet: Fleet, cases: &[(&str, Fault, bool)], say: impl Fn(&str)) {
+    let mut matrix = Matrix::over(fleet);
+    for (title, fault, hold) in cases {
+        let case = matrix.case(title, *fault, *hold);
+        let end = matrix.run(&case).unwrap_or_else(|why| panic!("{fault} at '{title}': {why}"));
+        say(&format!("{fault} at '{title}', {end}"));
+    }
+}
+
+/// `lost` is a host in whose place another machine has come.
+fn one_command_restores_a_wrecked_cluster(fleet: &mut Fleet, lost: Option<usize>) {
     let before = fleet.snapshot();
     fleet.start_controllers(&[1, 2]);
     let id = fleet.backup();
@@ -81,6 +96,13 @@ fn one_command_restores_a_wrecked_cluster(fleet: &Fleet) {
     wait("more writes", || fleet.oplog().len() > written_before + 20);
     let live = fleet.snapshot();
     fleet.wreck();
+    if let Some(host) = lost {
+        fleet.rack.kill(host);
+        fleet.replace(host, "spare");
+        fleet.setup_new_machine(host).ok();
+        fleet.until_reachable(host);
+    }
+    let commanded = fleet.recorder.commands();
 
     let said = fleet.ctl(&["restore", &id, "--yes", "--json"]).ok().json();
     assert!(fleet.is_ready(1) && fleet.is_ready(2), "{said:#}");
@@ -93,17 +115,21 @@ fn one_command_restores_a_wrecked_cluster(fleet: &Fleet) {
         )
     );
     fleet.start_controllers(&[3]);
-    fleet.stop_controllers(&[3]);
 
     writes_are_fenced(fleet);
     // Of what the controllers had written nothing but what the backup has is there, without a hole.
-    for ((controller, token), seqs) in fleet.writes() {
+    for (run, seqs) in fleet.writes() {
         let last = i64::try_from(seqs.len()).expect("a few") - 1;
-        assert_eq!((seqs.first(), seqs.last()), (Some(&0), Some(&last)), "{controller} {token}");
+        assert_eq!((seqs.first(), seqs.last()), (Some(&0), Some(&last)), "{run}");
     }
+    assert!(said["safety_backup"].as_str().is_some_and(|id| fleet.nodes_of(id).contains(&"h1".to_owned())), "{said:#}");
     let expected = before.at_rest().restored_over(&live.at_rest());
-    assert!(said["safety_backup"].as_str().is_some_and(|id| fleet.nodes_of(id) == ["h1", "h2", "h3"]), "{said:#}");
     assert_eq!(expected.differences(&fleet.snapshot().at_rest()), NOTHING);
+
+    fleet.stop_controllers(&[1, 2, 3]);
+    the_daemon_obeys_the_new_leader(fleet, &commanded);
+    assert_eq!(fleet.differences_between_copies(), NOTHING);
+    fleet.start_controllers(&[1, 2]);
 }
 
 /// By the oplog of all that ever happened: nobody wrote while a restore renamed, and after every restore the fencing numbers are
@@ -112,17 +138,25 @@ fn writes_are_fenced(fleet: &Fleet) {
     let oplog = fleet.oplog();
     let renames: Vec<usize> = (0..oplog.len()).filter(|n| oplog[*n] == Logged::Rename).collect();
     let (first, last) = (renames[0], renames[renames.len() - 1]);
-    let tokens = |of: &[Logged]| -> BTreeSet<i64> {
-        let token = |logged: &Logged| match logged {
-            Logged::Write { token, .. } => Some(*token),
-            Logged::Rename => None,
-        };
-        of.iter().filter_map(token).collect()
-    };
-    assert_eq!(tokens(&oplog[first..last]), BTreeSet::new(), "a controller wrote during the restore");
-    let (old, new) = (tokens(&oplog[..first]), tokens(&oplog[last..]));
-    assert!(old.last() < new.first(), "fencing numbers were issued again: {old:?}, then {new:?}");
-    assert!(new.last() <= Some(&fleet.fencing_counter()));
+    let (old, during, new) = (&oplog[..first], &oplog[first..last], &oplog[last..]);
+    assert!(during.iter().all(|logged| *logged == Logged::Rename), "a controller wrote during the restore: {during:?}");
+    let (old, new) = (Numbers::of(old), Numbers::of(new));
+    assert!(old.are_below(&new) && !new.epochs.is_empty(), "fencing numbers were issued again: {old:?}, then {new:?}");
+    assert_eq!(new.tokens.is_empty(), !fleet.profile.valkey);
+}
+
+/// What a daemon was given by the controllers of before is below all that those give it that the restore has started.
+fn the_daemon_obeys_the_new_leader(fleet: &Fleet, before: &[Command]) {
+    let all = fleet.recorder.commands();
+    let old: BTreeSet<i64> = before.iter().map(|c| c.run).collect();
+    let (old, new): (Vec<Command>, Vec<Command>) = all.into_iter().partition(|c| old.contains(&c.run));
+    let highest = |of: fn(&Command) -> i64| old.iter().filter(|c| c.taken).map(of).max().expect("commands");
+    let (epoch, token) = (highest(|c| c.epoch), highest(|c| c.token));
+    assert!(new.iter().any(|c| c.taken), "{new:?}");
+    for command in new {
+        assert!(command.epoch > epoch, "after epoch {epoch}: {command:?}");
+        assert!(command.token > token || !fleet.profile.valkey, "after token {token}: {command:?}");
+    }
 }
 
 fn a_controller_that_does_not_get_ready_takes_everything_back(fleet: &Fleet) {
@@ -137,18 +171,18 @@ fn a_controller_that_does_not_get_ready_takes_everything_back(fleet: &Fleet) {
     fleet.until_ready(&[1, 2]);
     assert_eq!(live.differences(&fleet.snapshot().at_rest()), NOTHING);
     let now = fleet.writes();
-    assert!(written.keys().all(|key| now.contains_key(key)), "what was written before is there: {now:?}");
+    assert!(written.keys().all(|run| now.contains_key(run)), "what was written before is there: {now:?}");
 }
 
 /// It runs beside its host's unit; what gives it away is the lease.
 fn a_controller_that_no_agent_knows_of_is_found(fleet: &Fleet) {
     let id = fleet.backup();
     fleet.run_unknown_controller(3);
-    let before = fleet.oplog().len();
+    let before = fleet.end_of_oplog();
     let refused = fleet.ctl(&["restore", &id, "--yes"]).failed(3);
     assert!(refused.err.contains("is renewed, although every controller that has an agent is stopped"), "{refused:?}");
     assert!(refused.err.contains("and the controllers on h1, h2 run again"), "{refused:?}");
-    assert!(!fleet.oplog()[before..].contains(&Logged::Rename), "nothing live was touched");
+    assert!(!fleet.oplog_since(before).contains(&Logged::Rename), "nothing live was touched");
     fleet.stop_unknown_controller(3);
     fleet.until_ready(&[1, 2]);
 }

@@ -12,7 +12,7 @@ const BORN_LATER: &str = "/etc/prexorcloud/templates/born-after-the-backup";
 fn a_restore_is_about_some_hosts_or_goes_without_one() {
     let begun = Instant::now();
     let say = |what: &str| eprintln!("hosts: {what} at {:.1?}", begun.elapsed());
-    let mut fleet = Fleet::start(3);
+    let mut fleet = Fleet::start();
     fleet.restart_coordinator("agents:\n  ready: 10s\n  away: 5s\n");
     for host in 1..=3 {
         fleet.until_reachable(host);
@@ -27,21 +27,16 @@ fn a_restore_is_about_some_hosts_or_goes_without_one() {
     say("a host that was replaced");
 }
 
-/// The pid of a host's controller.
-fn controller(fleet: &Fleet, host: usize) -> String {
-    fleet.rack.host(host).exec(&["systemctl", "show", "--property=MainPID", "--value", UNIT]).ok().out
-}
-
 fn one_host_gets_its_files_back_and_no_other_controller_stops(fleet: &Fleet) {
     let id = fleet.backup();
     let before = fleet.snapshot().at_rest();
-    let (first, second, third) = (controller(fleet, 1), controller(fleet, 2), controller(fleet, 3));
+    let (first, second, third) = (fleet.controller_pid(1), fleet.controller_pid(2), fleet.controller_pid(3));
     fleet.rack.host(2).write(BORN_LATER, "x");
     let said = fleet.ctl(&["restore", &id, "--only-host", "h2", "--yes"]).ok();
     assert!(said.err.contains("only the files of these hosts go back"), "{said:?}");
     assert!(said.out.ends_with("The controllers on h2 run again.\n"), "{said:?}");
-    assert_eq!((controller(fleet, 1), controller(fleet, 3)), (first, third), "they were never stopped");
-    assert_ne!(controller(fleet, 2), second);
+    assert_eq!((fleet.controller_pid(1), fleet.controller_pid(3)), (first, third), "they were never stopped");
+    assert_ne!(fleet.controller_pid(2), second);
     assert_eq!(before.differences_of_files(&fleet.snapshot()), NOTHING);
 
     // The certificates alone: what else has changed stays so.

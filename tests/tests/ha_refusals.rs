@@ -3,7 +3,7 @@
 
 use std::{fs, time::Instant};
 
-use prexor_tests::fleet::{CONTROLLER_YML, Everything, Fleet, Logged, UNIT, wait};
+use prexor_tests::fleet::{CONTROLLER_YML, Everything, Fleet, Logged, wait};
 
 const NOTHING: [String; 0] = [];
 const VERSION: &str = "/etc/stand-in-version";
@@ -14,7 +14,7 @@ const CLOCK: &str = "/etc/systemd/system/prexor-agent.service.d/clock.conf";
 fn a_restore_that_must_not_be_is_refused_before_anything_is_touched() {
     let begun = Instant::now();
     let say = |what: &str| eprintln!("refusals: {what} at {:.1?}", begun.elapsed());
-    let fleet = Fleet::start(3);
+    let fleet = Fleet::start();
     for host in 1..=3 {
         fleet.until_reachable(host);
     }
@@ -50,10 +50,8 @@ struct Still {
 
 impl Still {
     fn of(fleet: &Fleet) -> Self {
-        let pid =
-            |host| fleet.rack.host(host).exec(&["systemctl", "show", "--property=MainPID", "--value", UNIT]).ok().out;
         Self {
-            controllers: (1..=3).map(pid).collect(),
+            controllers: (1..=3).map(|host| fleet.controller_pid(host)).collect(),
             renamed: fleet.oplog().iter().filter(|logged| **logged == Logged::Rename).count(),
             everything: fleet.snapshot().at_rest(),
         }
@@ -96,7 +94,7 @@ fn an_agent_is_missing(fleet: &Fleet, id: &str) {
 }
 
 fn another_controller_lives_there(fleet: &Fleet, id: &str) {
-    let path = fleet.rack.host(2).path(CONTROLLER_YML);
+    let path = fleet.file(2, CONTROLLER_YML);
     let own = fs::read_to_string(&path).expect("controller.yml");
     let modified = fs::metadata(&path).and_then(|m| m.modified()).expect("a time");
     fs::write(&path, own.replace("8000-00000000000", "8000-99999999999")).expect("controller.yml");

@@ -17,9 +17,9 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use super::{Numbers, Size};
 
 /// The controller that the data is of.
-pub(super) const CONTROLLER_UUID: &str = "6f1c2d8e-3b7a-4c55-9a0e-2f4d1b6c7a90";
+pub const CONTROLLER_UUID: &str = "6f1c2d8e-3b7a-4c55-9a0e-2f4d1b6c7a90";
 /// Its cluster.
-pub const CLUSTER_ID: &str = "c-9f8e7d6c";
+pub(super) const CLUSTER_ID: &str = "c-9f8e7d6c";
 
 /// Where PrexorCloud keeps its keys: it depends on the version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

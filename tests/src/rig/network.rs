@@ -30,12 +30,16 @@ impl Network {
         network.inside(&["link", "set", "lo", "up"]);
         network.inside(&["link", "add", "br0", "type", "bridge"]);
         network.inside(&["link", "set", "br0", "up"]);
-        network.inside(&["addr", "add", &format!("{NET}.1/24"), "dev", "br0"]);
+        network.inside(&["addr", "add", &format!("{}/24", Self::address_of_seat()), "dev", "br0"]);
         network
     }
 
     pub(super) fn namespace(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()
+    }
+
+    pub(super) fn address_of_seat() -> String {
+        format!("{NET}.1")
     }
 
     pub(super) fn address(number: usize) -> String {
