@@ -1,7 +1,12 @@
 //! What must keep a restore from beginning, on several hosts with a real systemd each: it is refused, says what to do, and no
 //! controller was stopped, no file and no document touched. Needs root.
 
-use std::{fs, time::Instant};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    process::Stdio,
+    time::Instant,
+};
 
 use prexor_tests::fleet::{CONTROLLER_YML, Everything, Fleet, Logged, wait};
 
@@ -32,6 +37,7 @@ fn a_restore_that_must_not_be_is_refused_before_anything_is_touched() {
         ("another clock", the_clock_is_wrong),
         ("no room", there_is_no_room_to_stage),
         ("tampered with", the_store_was_tampered_with),
+        ("a changed plan", the_plan_has_changed),
     ] {
         case(&fleet, &id);
         before.is_so_still(&fleet, what);
@@ -160,4 +166,32 @@ fn the_store_was_tampered_with(fleet: &Fleet, id: &str) {
     assert!(refused.err.contains("everything is as it was before"), "{refused:?}");
     assert!(refused.err.contains("filesystem") && refused.err.contains("h2"), "{refused:?}");
     fs::write(&path, own).expect("the artifact");
+}
+
+/// A person looks at the plan, and before the word is typed a host is no longer as it was.
+fn the_plan_has_changed(fleet: &Fleet, id: &str) {
+    let ca = fleet.rack.host(1).path("/etc/prexorcloud/data/certs/ca.pem");
+    let own = fs::read(&ca).expect("a CA");
+    let modified = fs::metadata(&ca).and_then(|m| m.modified()).expect("a time");
+    // It lends its terminal to what it runs.
+    let typed = ["script", "--quiet", "--return", "--command", &format!("prexorctl restore {id}"), "/dev/null"];
+    let mut command = fleet.rack.host(1).command(&typed);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut person = command.spawn().expect("script runs");
+    let (mut screen, mut shown) = (person.stdout.take().expect("a pipe"), String::new());
+    let mut byte = [0];
+    while !shown.ends_with("to replace the live data: ") {
+        screen.read_exact(&mut byte).unwrap_or_else(|e| panic!("{e} after: {shown}"));
+        shown.push(char::from(byte[0]));
+    }
+    fs::write(&ca, "-----BEGIN CERTIFICATE-----\nYWJj\n-----END CERTIFICATE-----\n").expect("another CA");
+    writeln!(person.stdin.take().expect("a pipe"), "{id}").expect("the word");
+    let mut rest = String::new();
+    screen.read_to_string(&mut rest).expect("the rest");
+    assert_eq!(person.wait().expect("it ends").code(), Some(3), "{rest}");
+    assert!(rest.contains("have changed since the plan was shown"), "{rest}");
+    assert!(rest.contains("run the command again: it shows the new plan"), "{rest}");
+    fs::write(&ca, own).expect("the CA");
+    let file = fs::File::options().write(true).open(&ca).expect("the CA");
+    file.set_modified(modified).expect("the time of before");
 }
