@@ -1,7 +1,5 @@
 //! The backups that there are: the store's manifests, seen through the catalog's index of them.
 
-use std::collections::HashMap;
-
 use jiff::{Timestamp, tz::TimeZone};
 use prexor_format::{
     id::BackupId,
@@ -9,80 +7,18 @@ use prexor_format::{
 };
 use prexor_proto::{
     backup::{Backup, BackupState},
-    convert::{kind_to_wire, time_to_wire},
+    convert::time_to_wire,
     reason::Reason,
 };
 
-use crate::{
-    catalog::IndexedBackup,
-    context::Context,
-    error::Error,
-    store::{Store, Survey},
-};
+use crate::{catalog::IndexedBackup, context::Context, error::Error, store::Survey};
 
-/// Brings the index up to date with the store: manifests that are new or have changed are read, others not.
-///
-/// # Errors
-/// When the store or the catalog cannot be used. A manifest that cannot be read makes its backup a damaged one.
-pub async fn refresh_index(ctx: &Context) -> Result<(), Error> {
-    // In this order: what is completed in between is seen in the store or is doomed still, and comes next time.
-    let doomed = ctx.catalog.doomed_backups().await?;
-    let found: Vec<Survey> =
-        ctx.store.survey().await?.into_iter().filter(|s| doomed.iter().all(|d| d.id != s.id)).collect();
-    let mut known: HashMap<BackupId, String> = ctx.catalog.indexed_stamps().await?.into_iter().collect();
-    let mut put = Vec::new();
-    for survey in found {
-        let stamp = survey.stamp.clone().unwrap_or_default();
-        if known.remove(&survey.id).is_none_or(|s| s != stamp || s.is_empty()) {
-            put.push(look_at(&ctx.store, &survey).await?);
-        }
-    }
-    let gone: Vec<BackupId> = known.into_keys().collect();
-    ctx.catalog.update_index(&put, &gone).await
-}
+mod index;
+mod marks;
 
-async fn look_at(store: &Store, survey: &Survey) -> Result<IndexedBackup, Error> {
-    let id = &survey.id;
-    let manifest = match store.read(id, MANIFEST_FILE).await {
-        Ok(bytes) => parse(id, &bytes),
-        Err(e) if e.reason == Reason::NotFound => {
-            Err("it has no manifest: its capture never ended, or somebody removed it; `prexorctl backup delete` it"
-                .to_owned())
-        }
-        Err(e) if e.reason == Reason::Damaged => Err(e.message),
-        Err(e) => return Err(e),
-    };
-    let created_at = match &manifest {
-        Ok(manifest) => manifest.started_at,
-        Err(_) => id.day().to_zoned(TimeZone::UTC).map_or(Timestamp::UNIX_EPOCH, |day| day.timestamp()),
-    };
-    let backup = match manifest {
-        Ok(manifest) => describe(store, &manifest),
-        Err(problem) => {
-            tracing::warn!(backup = %id, "a backup is damaged: {problem}");
-            Backup {
-                id: id.to_string(),
-                state: BackupState::Damaged as i32,
-                created_at: Some(time_to_wire(created_at)),
-                path: store.location(id),
-                problem,
-                ..Backup::default()
-            }
-        }
-    };
-    // A damaged one is looked at again each time: a newer version may read it, or somebody may have put it right.
-    let stamp =
-        if backup.state() == BackupState::Damaged { String::new() } else { survey.stamp.clone().unwrap_or_default() };
-    Ok(IndexedBackup { id: id.clone(), stamp, order: created_at, backup })
-}
-
-fn parse(id: &BackupId, bytes: &[u8]) -> Result<Manifest, String> {
-    let manifest = Manifest::from_json(bytes).map_err(|e| e.to_string())?;
-    if manifest.id == *id {
-        return Ok(manifest);
-    }
-    Err(format!("its manifest is that of {}: the directory was renamed, or the manifest copied", manifest.id))
-}
+use index::parse;
+pub use index::{describe, measure, rebuild_index, refresh_index};
+pub use marks::{accept, in_words as pin_in_words, note_verified, pin, superseded, unpin};
 
 /// A directory of its own for a new backup, remembered as one that must go unless it is completed.
 ///
@@ -121,26 +57,6 @@ pub async fn discard(ctx: &Context, id: &BackupId) {
     };
     if let Err(e) = removed.await {
         tracing::error!(backup = %id, "what a failed backup has left is removed at the next start: {e}");
-    }
-}
-
-/// A complete backup as clients see it.
-pub fn describe(store: &Store, manifest: &Manifest) -> Backup {
-    let warnings = manifest.artifacts.iter().flat_map(|a| a.warnings.iter().map(move |w| format!("{}: {w}", a.id)));
-    Backup {
-        id: manifest.id.to_string(),
-        state: BackupState::Complete as i32,
-        created_at: Some(time_to_wire(manifest.started_at)),
-        completed_at: Some(time_to_wire(manifest.completed_at)),
-        size_bytes: manifest.size_bytes,
-        scope: manifest.scope.iter().map(|k| kind_to_wire(*k) as i32).collect(),
-        path: store.location(&manifest.id),
-        description: manifest.description.clone().unwrap_or_default(),
-        warnings: manifest.warnings.iter().cloned().chain(warnings).collect(),
-        nodes: manifest.hosts.iter().map(|h| h.node.to_string()).collect(),
-        problem: String::new(),
-        verified_at: None,
-        safety_of: manifest.safety_of.clone().unwrap_or_default(),
     }
 }
 
@@ -184,8 +100,34 @@ pub async fn list(ctx: &Context, after: Option<(i64, &str)>, limit: u32) -> Resu
     ctx.catalog.backups(after, limit).await
 }
 
-/// The newest complete backup, or the newest that was completed before this time; what restores saved of the state before
-/// them is passed over.
+/// All backups, newest first.
+///
+/// # Errors
+/// When the store or the catalog cannot be used.
+pub async fn all(ctx: &Context) -> Result<Vec<IndexedBackup>, Error> {
+    const PAGE: u32 = 1000;
+    let mut all = list(ctx, None, PAGE).await?;
+    let mut last = all.len();
+    while last == PAGE as usize
+        && let Some(end) = all.last().map(|b| (b.order.as_millisecond(), b.id.to_string()))
+    {
+        let page = list(ctx, Some((end.0, &end.1)), PAGE).await?;
+        last = page.len();
+        all.extend(page);
+    }
+    Ok(all)
+}
+
+/// Whether it is one to rely on: complete, not suspect, not found damaged, and not what a restore saved of a state that was
+/// about to go.
+pub fn is_good(backup: &Backup) -> bool {
+    backup.state() == BackupState::Complete
+        && backup.safety_of.is_empty()
+        && backup.suspect.is_empty()
+        && backup.verify_problem.is_empty()
+}
+
+/// The newest good backup, or the newest that was completed before this time.
 ///
 /// # Errors
 /// When the store or the catalog cannot be used.
@@ -193,9 +135,7 @@ pub async fn latest(ctx: &Context, before: Option<Timestamp>) -> Result<Option<B
     let limit = before.map(time_to_wire);
     first(ctx, |b| {
         let completed = b.completed_at.map(|t| (t.seconds, t.nanos));
-        b.state() == BackupState::Complete
-            && b.safety_of.is_empty()
-            && limit.is_none_or(|l| completed < Some((l.seconds, l.nanos)))
+        is_good(b) && limit.is_none_or(|l| completed < Some((l.seconds, l.nanos)))
     })
     .await
 }
@@ -224,7 +164,7 @@ pub async fn first(ctx: &Context, fits: impl Fn(&Backup) -> bool) -> Result<Opti
     Ok(None)
 }
 
-/// Removes a backup from the store and the index. Refused while a job uses it.
+/// Removes a backup from the store and the index. Refused while a job uses it, or it is pinned.
 ///
 /// # Errors
 /// `NOT_FOUND`, `BUSY`, or when the store cannot be written; a delete that was begun is finished at the next start.
@@ -241,6 +181,11 @@ pub async fn delete(ctx: &Context, id: &BackupId) -> Result<(), Error> {
         ));
     }
     find(ctx, id).await?;
+    let pin = ctx.catalog.backup(id).await?.and_then(|indexed| indexed.marks.pin);
+    if let Some(pin) = pin {
+        let why = marks::in_words(&pin);
+        return Err(Error::new(Reason::Busy, format!("{id} is pinned {why}: `prexorctl backup unpin {id}` first")));
+    }
     ctx.catalog.doom_backup(id, None).await?;
     ctx.store.remove(id).await?;
     ctx.catalog.update_index(&[], std::slice::from_ref(id)).await?;

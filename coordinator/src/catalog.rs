@@ -22,6 +22,7 @@ mod events;
 mod ids;
 mod jobs;
 mod journal;
+mod keeping;
 mod nodes;
 mod queue;
 mod tokens;

@@ -12,8 +12,10 @@ use prexor_format::id::NodeName;
 use serde::Deserialize;
 
 mod limits;
+mod retention;
 
 pub use limits::{AgentLimits, JobLimits, Lifetimes, RecoveryPoints};
+pub use retention::{Retention, Verification};
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/prexor-coordinator/coordinator.yml";
@@ -41,6 +43,10 @@ struct Raw {
     certificates: limits::RawLifetimes,
     #[serde(default)]
     rpo: limits::RawRecoveryPoints,
+    #[serde(default)]
+    retention: retention::RawRetention,
+    #[serde(default)]
+    verify: retention::RawVerification,
     #[serde(default)]
     ca: RawCa,
     #[serde(default)]
@@ -144,6 +150,10 @@ pub struct Config {
     pub certificates: Lifetimes,
     /// How old the newest complete backup may get.
     pub rpo: RecoveryPoints,
+    /// How long backups are kept.
+    pub retention: Retention,
+    /// When backups are verified without anybody asking for it.
+    pub verify: Verification,
     /// The file with the passphrase of the CA's key; `None`: the key lies in the clear, for root alone.
     pub ca_passphrase: Option<PathBuf>,
     /// What is logged.
@@ -234,6 +244,8 @@ impl Config {
             agents: AgentLimits::validate(&raw.agents)?,
             certificates: Lifetimes::validate(&raw.certificates)?,
             rpo: RecoveryPoints::validate(&raw.rpo)?,
+            retention: Retention::validate(raw.retention)?,
+            verify: Verification::validate(&raw.verify)?,
             ca_passphrase,
             log: raw.log,
         })
@@ -326,6 +338,13 @@ mod tests {
             ("cluster: c\njobs: {max_queued: -1}", "line 2"),
             ("cluster: c\nrpo: {valkey: 0s}", "rpo.valkey is 0s: use 1min or more"),
             ("cluster: c\nrpo: {files: 1d}", "known are mongo, valkey, filesystem"),
+            ("cluster: c\nretention: {daily: 1min}", "retention.daily is 1m: use 1h or more"),
+            ("cluster: c\nverify: {every: 500ms}", "verify.every is 500ms: use 1s or more"),
+            ("cluster: c\nverify: {again_after: 0s}", "verify.again_after is 0s: use 1s or more"),
+            ("cluster: c\nretention: {dayly: 1d}", "did you mean 'daily'?"),
+            ("cluster: c\nretention: {rules: [{class: hourly}]}", "number 1 is about every backup"),
+            ("cluster: c\nretention: {rules: [{class: often, scope: [mongo]}]}", "pre-upgrade"),
+            ("cluster: c\nretention: {rules: [{class: daily, scope: []}]}", "a scope that is not empty"),
             ("cluster: c\ncertificates: {agent: 1s}", "certificates.agent is 1s"),
             ("cluster: c\ncertificates: {operator: 4000d}", "certificates.operator is"),
         ] {

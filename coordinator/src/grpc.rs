@@ -134,11 +134,11 @@ async fn backup_or_latest(ctx: &Context, word: &str) -> Result<BackupId, Error> 
     if word == LATEST { latest(ctx, None).await } else { backup_id(word) }
 }
 
-/// The newest complete backup, or the newest that was completed before this time.
+/// The newest good backup, or the newest that was completed before this time.
 async fn latest(ctx: &Context, before: Option<Timestamp>) -> Result<BackupId, Error> {
     let found = backups::latest(ctx, before).await?.ok_or_else(|| match before {
-        Some(before) => Error::not_found(format!("no backup was completed before {before}")),
-        None => Error::not_found("there is no complete backup: `prexorctl backup create` makes one"),
+        Some(before) => Error::not_found(format!("no good backup was completed before {before}")),
+        None => Error::not_found("there is no good backup: `prexorctl backup create` makes one"),
     })?;
     backup_id(&found.id)
 }

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// In place of a node's name: no agent captured it.
-const NODE: &str = "imported";
+pub const NODE: &str = "imported";
 
 /// The longest description of what a dump holds, in bytes: enough for a hundred thousand collections.
 const MAX_CONTENTS: usize = 64 << 20;
@@ -183,6 +183,7 @@ impl Import {
             id: self.id.clone(),
             cluster: self.ctx.config.cluster.clone(),
             safety_of: None,
+            class: None,
             description: self.description.clone(),
             scope: vec![ArtifactKind::Mongo],
             started_at: self.started_at,

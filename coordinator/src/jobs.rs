@@ -39,6 +39,7 @@ pub use handle::JobHandle;
 pub use queue::say_what_they_wait_for;
 pub use recover::recover;
 pub use task::Task;
+pub use verify::Reading;
 
 /// How often the figures of running jobs become events.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);

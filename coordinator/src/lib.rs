@@ -26,5 +26,6 @@ pub mod startup;
 pub mod status;
 pub mod store;
 pub mod tls;
+pub mod verification;
 
 pub use context::Context;

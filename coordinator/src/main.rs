@@ -19,6 +19,7 @@ use prexor_coordinator::{
     revocations, startup,
     store::Store,
     tls::Tls,
+    verification,
 };
 use prexor_daemon::{exit, logging, memory, process, shutdown};
 use prexor_proto::reason::Reason;
@@ -132,6 +133,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     servers.spawn(grpc::serve_enrolment(ctx.clone(), enrolment, tls.enrolment(), stop.clone()));
     tokio::spawn(tls.keep_fresh(ctx.clone(), stop.clone()));
     tokio::spawn(ctx.agents.clone().watch_over(ctx.clone(), stop.clone()));
+    tokio::spawn(verification::keep_verifying(ctx.clone(), stop.clone()));
     tracing::info!(api = %ctx.config.listen.api, enrolment = %ctx.config.listen.enrolment, epoch, "coordinator ready");
     process::ready().context("the service manager cannot be told that the coordinator is ready")?;
 

@@ -1,14 +1,39 @@
 //! Which backups have had their time. A pure function: it removes nothing, and knows no store and no clock.
 //!
-//! Whatever is asked for, these stay: the newest good backup of everything that it holds (there must be something to
-//! restore, however long nobody made a backup), one that a job needs, and one that is damaged, because nobody knows what
-//! is in it. What a restore has saved of the state before it counts as no backup: it goes by its age, and stands in for no
-//! other.
+//! A backup of a class goes by the class's time, one without by what is asked for; counts keep some of both for longer.
+//! Whatever is asked for, these stay: one that is pinned, one that a job needs, one whose copies are not complete, one that
+//! is damaged, because nobody knows what is in it, and the newest good one of everything that it holds (there must be
+//! something to restore, however long nobody made a backup). A suspect one is no good one, and the newest of those stays
+//! too, because it may be the only one with what is new. What a restore has saved of the state before it counts as no
+//! backup: it goes by its age, and stands in for no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use prexor_format::id::BackupId;
+use prexor_format::{class::Class, id::BackupId, text};
+
+mod counts;
+mod leftovers;
+mod suspect;
+#[cfg(test)]
+mod tests;
+mod upgrade;
+
+pub use counts::Counts;
+pub use leftovers::{Leftover, leftovers};
+pub use suspect::{Figures, suspects};
+pub use upgrade::{Upgrade, compare as compare_versions, superseded};
+
+/// How far a backup can be relied on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// As far as anybody knows.
+    Good,
+    /// It has lost more than half of what the one before held, and nobody has said that it was meant to go.
+    Suspect,
+    /// Its manifest cannot be read, or a verify found something.
+    Damaged,
+}
 
 /// What is known of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,12 +44,64 @@ pub struct Candidate {
     pub created: Timestamp,
     /// What it holds: kinds of artifacts, and the nodes they are from.
     pub holds: BTreeSet<String>,
-    /// Whether its manifest can be read.
-    pub good: bool,
+    /// How far it can be relied on.
+    pub standing: Standing,
     /// Whether a restore made it of what it replaced.
     pub safety: bool,
     /// The job that needs it, if one does.
     pub job: Option<String>,
+    /// Who has pinned it, and why, if anybody has.
+    pub pinned: Option<String>,
+    /// The stores that are to have a copy of it and have none that is complete, in words; `None`: there is none such.
+    pub copies_missing: Option<String>,
+    /// How long it is to be kept.
+    pub class: Option<Class>,
+    /// How it stands to an upgrade.
+    pub upgrade: Upgrade,
+}
+
+impl Candidate {
+    /// Whether there is something to restore in it that can be relied on.
+    fn is_good(&self) -> bool {
+        self.standing == Standing::Good && !self.safety
+    }
+
+    /// In the order of creation; ids are in it where times are equal.
+    fn place(&self) -> (Timestamp, &BackupId) {
+        (self.created, &self.id)
+    }
+}
+
+/// What stays how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// Of each class.
+    pub cadence: Cadence,
+    /// What is not older than so many days of 24 hours, of backups without a class.
+    pub days: Option<u32>,
+    /// So many of each.
+    pub counts: Counts,
+}
+
+/// How long each class is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cadence {
+    /// Of [`Class::Hourly`].
+    pub hourly: SignedDuration,
+    /// Of [`Class::Daily`].
+    pub daily: SignedDuration,
+    /// Of [`Class::Weekly`].
+    pub weekly: SignedDuration,
+    /// Of [`Class::PreUpgrade`], from when a backup of a newer version was verified.
+    pub pre_upgrade: SignedDuration,
+}
+
+impl Default for Cadence {
+    /// The guide's table.
+    fn default() -> Self {
+        let days = |n: i64| SignedDuration::from_hours(24 * n);
+        Self { hourly: days(1), daily: days(14), weekly: days(90), pre_upgrade: days(14) }
+    }
 }
 
 /// What is to happen to a backup, and why, as people read it.
@@ -36,148 +113,114 @@ pub struct Verdict {
     pub reason: String,
 }
 
-/// Judges every backup, where those stay that are not older than `days` days of 24 hours.
-pub fn keep_days(candidates: &[Candidate], days: u32, now: Timestamp) -> BTreeMap<BackupId, Verdict> {
-    let young = SignedDuration::from_hours(i64::from(days) * 24);
-    let judge = |one: &Candidate| {
+/// What the rules alone say of a backup.
+enum Rule {
+    /// It stays.
+    Stays(String),
+    /// Its time is over.
+    Over(String),
+    /// Nothing is said of it.
+    Silent,
+}
+
+/// Judges every backup.
+pub fn judge(candidates: &[Candidate], policy: &Policy, now: Timestamp) -> BTreeMap<BackupId, Verdict> {
+    let counted = counts::kept(candidates, &policy.counts);
+    let (covers, verified) = (Covers::of(candidates), upgrade::Verified::of(candidates));
+    let verdict = |one: &Candidate| {
         let stays = |reason: String| Verdict { goes: false, reason };
-        if now.duration_since(one.created) <= young {
-            return stays(format!("not older than {}", in_days(days)));
+        if let Some(pin) = &one.pinned {
+            return stays(format!("pinned {pin}"));
         }
-        if !one.good {
+        let over = match by_time(one, &verified, policy, now) {
+            Rule::Stays(reason) => return stays(reason),
+            Rule::Over(reason) => Some(reason),
+            Rule::Silent => None,
+        };
+        if let Some(reason) = counted.get(&one.id) {
+            return stays(reason.clone());
+        }
+        let Some(over) = over else {
+            return stays("no rule is about it".to_owned());
+        };
+        if one.standing == Standing::Damaged {
             return stays("damaged, what is in it is not known: `prexorctl backup delete` it".to_owned());
         }
         if let Some(job) = &one.job {
             return stays(format!("{job} uses it"));
         }
-        // Ids are in the order of creation where times are equal.
-        let newer = |other: &&Candidate| (other.created, &other.id) > (one.created, &one.id);
-        let covers = |other: &&Candidate| other.good && !other.safety && other.holds.is_superset(&one.holds);
-        match candidates.iter().filter(newer).find(covers) {
-            found if found.is_some() || one.safety => {
-                Verdict { goes: true, reason: format!("older than {}", in_days(days)) }
-            }
-            _ => stays("the newest good one of what it holds".to_owned()),
+        if let Some(missing) = &one.copies_missing {
+            return stays(format!("its copies are not complete: {missing}"));
+        }
+        if one.safety || covers.has_newer(one) {
+            return Verdict { goes: true, reason: over };
+        }
+        stays(match one.standing {
+            Standing::Suspect => "suspect, and the newest of what it holds".to_owned(),
+            _ => "the newest good one of what it holds".to_owned(),
+        })
+    };
+    candidates.iter().map(|one| (one.id.clone(), verdict(one))).collect()
+}
+
+fn by_time(one: &Candidate, verified: &upgrade::Verified<'_>, policy: &Policy, now: Timestamp) -> Rule {
+    let within = |limit: SignedDuration, prefix: &str| {
+        let (limit, young) = (in_words(limit), now.duration_since(one.created) <= limit);
+        if young {
+            Rule::Stays(format!("{prefix}not older than {limit}"))
+        } else {
+            Rule::Over(format!("{prefix}older than {limit}"))
         }
     };
-    candidates.iter().map(|one| (one.id.clone(), judge(one))).collect()
+    let cadence = &policy.cadence;
+    match one.class.filter(|_| !one.safety) {
+        Some(Class::Hourly) => within(cadence.hourly, "hourly, "),
+        Some(Class::Daily) => within(cadence.daily, "daily, "),
+        Some(Class::Weekly) => within(cadence.weekly, "weekly, "),
+        Some(Class::PreUpgrade) => upgrade::rule(one, verified, cadence.pre_upgrade, now),
+        None => match policy.days {
+            Some(days) => within(SignedDuration::from_hours(24 * i64::from(days)), ""),
+            None if !policy.counts.is_empty() && !one.safety => Rule::Over("no rule keeps it".to_owned()),
+            None => Rule::Silent,
+        },
+    }
 }
 
-fn in_days(days: u32) -> String {
-    if days == 1 { "1 day".to_owned() } else { format!("{days} days") }
+/// `14 days`, `1 day`, `36 h`.
+fn in_words(span: SignedDuration) -> String {
+    match (span.as_secs(), span.as_secs() / 86400) {
+        (s, days) if s == days * 86400 => text::things(days.unsigned_abs(), "day"),
+        _ => text::duration(span),
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
+/// Of everything that backups hold: the newest backup that holds as much.
+struct Covers<'c> {
+    good: BTreeMap<&'c BTreeSet<String>, (Timestamp, &'c BackupId)>,
+    any: BTreeMap<&'c BTreeSet<String>, (Timestamp, &'c BackupId)>,
+}
 
-    use super::*;
-
-    const DAY: i64 = 24 * 3600;
-    const NOW: i64 = 1_000 * DAY;
-
-    /// `age` in days.
-    fn candidate(number: u16, age: i64, holds: &[&str]) -> Candidate {
-        Candidate {
-            id: format!("bk-2026-05-10-{number:03}").parse().unwrap(),
-            created: Timestamp::from_second(NOW - age * DAY).unwrap(),
-            holds: holds.iter().map(|h| (*h).to_owned()).collect(),
-            good: true,
-            safety: false,
-            job: None,
-        }
-    }
-
-    fn judged(candidates: &[Candidate], days: u32) -> Vec<(bool, String)> {
-        let all = keep_days(candidates, days, Timestamp::from_second(NOW).unwrap());
-        candidates.iter().map(|c| (all[&c.id].goes, all[&c.id].reason.clone())).collect()
-    }
-
-    #[test]
-    fn what_is_old_goes_when_something_newer_holds_as_much() {
-        let all = ["mongo", "valkey", "h1"];
-        let damaged = Candidate { good: false, ..candidate(6, 30, &all) };
-        let used = Candidate { job: Some("job-1".to_owned()), ..candidate(7, 31, &all) };
-        let candidates = [
-            candidate(1, 1, &all),
-            candidate(2, 14, &all),
-            candidate(3, 15, &all),
-            candidate(4, 20, &["mongo"]),
-            candidate(5, 20, &["mongo", "h2"]),
-            damaged,
-            used,
-        ];
-        let judged = judged(&candidates, 14);
-        assert_eq!(
-            judged.iter().map(|(goes, _)| *goes).collect::<Vec<_>>(),
-            [false, false, true, true, false, false, false]
-        );
-        let reasons: Vec<_> = judged.iter().map(|(_, reason)| reason.as_str()).collect();
-        assert_eq!(
-            reasons[..5],
-            [
-                "not older than 14 days",
-                "not older than 14 days",
-                "older than 14 days",
-                "older than 14 days",
-                "the newest good one of what it holds",
-            ]
-        );
-        assert!(reasons[5].starts_with("damaged"));
-        assert_eq!(reasons[6], "job-1 uses it");
-    }
-
-    #[test]
-    fn the_last_ones_stay_however_old_they_are() {
-        let saved = |number, age| Candidate { safety: true, ..candidate(number, age, &["mongo", "valkey"]) };
-        let candidates = [
-            candidate(1, 400, &["mongo"]),
-            candidate(2, 300, &["mongo"]),
-            candidate(3, 900, &["valkey"]),
-            saved(4, 2),
-            saved(5, 1),
-        ];
-        let judged = judged(&candidates, 1);
-        assert_eq!(judged.iter().map(|(goes, _)| *goes).collect::<Vec<_>>(), [true, false, false, true, false]);
-    }
-
-    fn any_candidates() -> impl Strategy<Value = Vec<Candidate>> {
-        let one = (0..40_i64, proptest::collection::btree_set("[abc]", 0..4), any::<(bool, bool)>(), 0..5_u8);
-        proptest::collection::vec(one, 0..30).prop_map(|all| {
-            let candidates = all.into_iter().enumerate().map(|(n, (age, holds, (good, safety), job))| Candidate {
-                holds,
-                good,
-                safety,
-                job: (job == 0).then(|| "job".to_owned()),
-                ..candidate(n as u16 + 1, age, &[])
-            });
-            candidates.collect()
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_is_lost_that_no_newer_good_backup_holds(candidates in any_candidates(), days in 1..30_u32) {
-            let verdicts = keep_days(&candidates, days, Timestamp::from_second(NOW).unwrap());
-            prop_assert_eq!(verdicts.len(), candidates.len());
-            let stays = |c: &&Candidate| !verdicts[&c.id].goes;
-            for gone in candidates.iter().filter(|c| verdicts[&c.id].goes) {
-                prop_assert!(gone.good && gone.job.is_none());
-                prop_assert!(NOW - gone.created.as_second() > i64::from(days) * DAY);
-                // Not only one that may go as well: one that stays.
-                let kept = gone.safety || candidates.iter().filter(stays).any(|c| {
-                    c.good && !c.safety && c.holds.is_superset(&gone.holds) && (c.created, &c.id) > (gone.created, &gone.id)
-                });
-                prop_assert!(kept);
+impl<'c> Covers<'c> {
+    fn of(candidates: &'c [Candidate]) -> Self {
+        let newest = |counts: &dyn Fn(&Candidate) -> bool| {
+            let mut own: BTreeMap<&BTreeSet<String>, (Timestamp, &BackupId)> = BTreeMap::new();
+            for one in candidates.iter().filter(|c| counts(c)) {
+                let newest = own.entry(&one.holds).or_insert(one.place());
+                *newest = one.place().max(*newest);
             }
-        }
+            // There are few different sets, however many backups there are.
+            let sets: BTreeSet<&BTreeSet<String>> = candidates.iter().map(|c| &c.holds).collect();
+            let covering = |set: &&'c BTreeSet<String>| {
+                own.iter().filter(|(other, _)| other.is_superset(set)).map(|(_, place)| *place).max()
+            };
+            sets.into_iter().filter_map(|set| Some((set, covering(&set)?))).collect()
+        };
+        Self { good: newest(&Candidate::is_good), any: newest(&|c| c.standing != Standing::Damaged && !c.safety) }
+    }
 
-        #[test]
-        fn removing_what_goes_makes_nothing_else_go(candidates in any_candidates(), days in 1..30_u32) {
-            let now = Timestamp::from_second(NOW).unwrap();
-            let verdicts = keep_days(&candidates, days, now);
-            let left: Vec<_> = candidates.into_iter().filter(|c| !verdicts[&c.id].goes).collect();
-            prop_assert!(keep_days(&left, days, now).values().all(|v| !v.goes));
-        }
+    /// Whether a newer one stands in for it.
+    fn has_newer(&self, one: &Candidate) -> bool {
+        let by = if one.standing == Standing::Suspect { &self.any } else { &self.good };
+        by.get(&one.holds).is_some_and(|newest| *newest > one.place())
     }
 }

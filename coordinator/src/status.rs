@@ -38,7 +38,10 @@ pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
     let mut records = ctx.catalog.all_nodes().await?;
     let revoked: Vec<_> = records.extract_if(.., |n| n.revoked_at.is_some()).collect();
     let nodes = ctx.agents.inspect_all(&records, Look::Plain).await;
-    let looked_at = async { Ok::<_, Error>((backups::latest(ctx, None).await?, ctx.store.free_bytes().await?)) };
+    let looked_at = async {
+        backups::refresh_index(ctx).await?;
+        ctx.store.free_bytes().await
+    };
     let store = looked_at.await;
     let recent: Vec<Backup> = ctx.catalog.backups(None, RECENT).await?.into_iter().map(|b| b.backup).collect();
     let any_complete = recent.iter().any(|b| b.state() == BackupState::Complete);
@@ -56,9 +59,12 @@ pub async fn report(ctx: &Context) -> Result<GetStatusResponse, Error> {
         let (name, at) = (&n.name, n.revoked_at?);
         Some(format!("{name} was revoked at {at} and is left out of everything; {}", way_back(name)))
     }));
-    let last_good = if store.is_ok() { last_good::of(ctx, &nodes, Timestamp::now()).await? } else { Vec::new() };
+    let (latest_backup, last_good) = match store {
+        Ok(_) => last_good::of(ctx, &nodes, Timestamp::now()).await?,
+        Err(_) => Default::default(),
+    };
     problems.extend(last_good::problems(&last_good, any_complete, Timestamp::now()));
-    let (latest_backup, store_free_bytes) = store.unwrap_or_default();
+    let store_free_bytes = store.unwrap_or_default();
     if let Some(latest) = latest_backup.as_ref().filter(|b| b.size_bytes > store_free_bytes) {
         problems.push(format!(
             "the store has {} free: the newest backup has {}",
@@ -101,6 +107,7 @@ fn problems(nodes: &[Node], recent: &[Backup], any_complete: bool, now: Timestam
     for backup in recent.iter().filter(|b| b.state() == BackupState::Damaged) {
         problems.push(format!("{} is damaged: {}", backup.id, backup.problem));
     }
+    problems.extend(recent.iter().filter_map(not_good));
     if !any_complete && !nodes.is_empty() {
         problems.push("there is no complete backup yet: `prexorctl backup create` makes one".to_owned());
     }
@@ -121,6 +128,16 @@ fn certificates(ca: Timestamp, own: Timestamp, now: Timestamp) -> Vec<String> {
     let own_ends = soon(own, CERTIFICATE_WARNING)
         .then(|| format!("the coordinator's certificate ends at {own} and was not renewed: its log says why"));
     ca_ends.into_iter().chain(own_ends).collect()
+}
+
+/// Why a complete backup counts as no good one, and what to do.
+fn not_good(backup: &Backup) -> Option<String> {
+    let id = &backup.id;
+    if !backup.verify_problem.is_empty() {
+        return Some(format!("{id} is damaged, a verify found: {}", backup.verify_problem));
+    }
+    let lost = Some(&backup.suspect).filter(|lost| !lost.is_empty())?;
+    Some(format!("{id} is suspect, it has {lost}: `prexorctl backup accept {id}` if that was meant to go"))
 }
 
 fn of_the_service(service: &Service) -> Option<String> {
@@ -173,7 +190,10 @@ mod tests {
             ..Node::default()
         };
         let damaged = Backup { id: "bk-1".to_owned(), state: BackupState::Damaged as i32, ..Backup::default() };
-        let found = problems(&[up, down], &[damaged], false, now);
+        let suspect =
+            Backup { suspect: "1 document, 100 in bk-0".to_owned(), id: "bk-2".to_owned(), ..Backup::default() };
+        let bad = Backup { verify_problem: "x: is missing".to_owned(), id: "bk-3".to_owned(), ..Backup::default() };
+        let found = problems(&[up, down], &[damaged, suspect, bad], false, now);
         let says = [
             "h2 is not reachable for 4 min: no answer",
             "h1: mongo: connection refused",
@@ -182,6 +202,8 @@ mod tests {
             "h1: mongo: no replication with c:27017, d:27017",
             "h1: mongo: its slowest copy is 75 s behind",
             "bk-1 is damaged",
+            "bk-2 is suspect, it has 1 document, 100 in bk-0: `prexorctl backup accept bk-2`",
+            "bk-3 is damaged, a verify found: x: is missing",
             "no complete backup",
             "ends at",
         ];

@@ -103,7 +103,16 @@ impl Store {
         Ok(Upload::new(upload, path, rename))
     }
 
-    /// Removes a file of a backup that has no manifest yet.
+    /// Writes a small file whole, in place of the one that is there: of what lies beside the manifest, and is not listed in it.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn put(&self, id: &BackupId, path: &str, content: Vec<u8>) -> Result<(), Error> {
+        let put = self.objects.put(&layout::key(id, path)?, content.into()).await;
+        put.map(drop).map_err(|e| error(&e, path))
+    }
+
+    /// Removes a file of a backup that is not listed in its manifest, or while there is none.
     ///
     /// # Errors
     /// When it cannot be removed.

@@ -1,14 +1,18 @@
 //! What can be typed, and what it means. Nothing is done here.
 
-use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{ffi::OsString, fmt, path::PathBuf, str::FromStr};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use jiff::{SpanRelativeTo, Timestamp, civil::DateTime, tz::TimeZone};
-use prexor_format::{artifact::ArtifactKind, id::BackupId};
+use jiff::Timestamp;
+use prexor_format::{artifact::ArtifactKind, class::Class, id::BackupId};
 
 use crate::exit;
 
 mod access;
+mod keeping;
+mod times;
+
+pub use keeping::{CatalogVerb, PruneArgs};
 
 pub use access::{CaVerb, ContextVerb, LoginArgs, NodeVerb, OperatorVerb, SetupArgs, TokenRole, TokenVerb};
 
@@ -57,6 +61,9 @@ pub enum Verb {
     /// Show and replace the backup CA
     #[command(subcommand)]
     Ca(CaVerb),
+    /// Read what there is from the store again
+    #[command(subcommand)]
+    Catalog(CatalogVerb),
     /// Show who did what, newest first
     Audit {
         /// How many entries at most; 0 for all
@@ -90,6 +97,10 @@ pub enum BackupVerb {
         /// configured]
         #[arg(long, value_enum)]
         compression: Option<Compression>,
+        /// How long it is kept: hourly, daily, weekly or pre-upgrade [default:
+        /// by the rules in coordinator.yml, else by what prune is given]
+        #[arg(long)]
+        class: Option<Class>,
         /// Do not wait for the end: print the job
         #[arg(long)]
         detach: bool,
@@ -114,6 +125,14 @@ pub enum BackupVerb {
         /// The backup, or `latest`
         #[arg(value_name = "ID|latest")]
         id: Target,
+        /// Also compare what the artifacts say with each other: modules with
+        /// their jars
+        #[arg(long)]
+        deep: bool,
+        /// Read only files with this part of the bytes, other ones each time:
+        /// 10%
+        #[arg(long, value_name = "PERCENT", value_parser = keeping::parse_percent, conflicts_with = "deep")]
+        sample: Option<u32>,
         /// Say more of what was found, such as the number of keys of each family
         #[arg(long)]
         details: bool,
@@ -144,17 +163,25 @@ pub enum BackupVerb {
         yes: bool,
     },
     /// Remove the backups that have had their time
-    #[command(
-        after_help = "The newest good backup of everything that it holds stays, however old it is; so does one that a job \
-        uses."
-    )]
-    Prune {
-        /// Keep what is not older than so many days
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        keep_days: u32,
-        /// Remove nothing: show what would be, and why
-        #[arg(long)]
-        dry_run: bool,
+    Prune(PruneArgs),
+    /// Keep a backup until it is unpinned, whatever the rules say
+    Pin {
+        /// The backup, or `latest`
+        #[arg(value_name = "ID|latest")]
+        id: Target,
+        /// Why, for those who read the list later
+        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+    /// Let a pinned backup go like others
+    Unpin {
+        /// The backup
+        id: BackupId,
+    },
+    /// Say of a suspect backup that what it has lost was meant to go
+    Accept {
+        /// The backup
+        id: BackupId,
     },
 }
 
@@ -173,7 +200,7 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "WHEN", default_value = "after-stop")]
     pub safety: Safety,
     /// With `latest`: the newest one that was completed before this time (UTC)
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = times::parse_time)]
     pub before: Option<Timestamp>,
     /// Show what would be replaced; change nothing
     #[arg(long)]
@@ -340,25 +367,6 @@ impl fmt::Display for Target {
     }
 }
 
-/// A point in time: RFC 3339, or a date with or without a time of day, in UTC.
-fn parse_time(s: &str) -> Result<Timestamp, String> {
-    let civil = || s.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok();
-    s.parse()
-        .ok()
-        .or_else(|| Some(civil()?.timestamp()))
-        .ok_or_else(|| "not a time: use 2026-05-10T08:00:00Z, or \"2026-05-10 08:00\" for UTC".to_owned())
-}
-
-/// A span of time: `30m`, `1h`, `1d12h`; days have 24 hours.
-fn parse_ttl(s: &str) -> Result<Duration, String> {
-    let span = s.parse::<jiff::Span>().ok();
-    let duration = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
-    duration
-        .and_then(|d| Duration::try_from(d).ok())
-        .filter(|d| d.as_secs() > 0)
-        .ok_or_else(|| "not a span of time: use 30m, 1h or 2d".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -392,8 +400,17 @@ mod tests {
             "prexorctl backup list --json",
             "prexorctl backup verify bk-2026-05-10-001",
             "prexorctl backup verify latest",
+            "prexorctl backup verify latest --deep",
+            "prexorctl backup verify latest --sample 10%",
             "prexorctl backup show latest --json",
             "prexorctl backup create --no-queue",
+            "prexorctl backup create --class pre-upgrade",
+            "prexorctl backup prune",
+            "prexorctl backup prune --keep-days 14",
+            "prexorctl backup prune --keep-last 3 --keep-monthly 12 --dry-run",
+            "prexorctl backup pin latest --reason audit",
+            "prexorctl backup unpin bk-2026-05-10-001",
+            "prexorctl backup accept bk-2026-05-10-001",
             "prexorctl backup verify-dump /srv/dump --json",
             "prexorctl backup import --description old /srv/dump",
             "prexorctl backup create --compression small",
@@ -405,6 +422,7 @@ mod tests {
             "prexorctl backup create --scope mongo,valkey --scope filesystem --detach --json",
             "prexorctl status --json",
             "prexorctl --json job list --limit 0",
+            "prexorctl catalog rebuild",
             "prexorctl setup --rejoin",
             "prexorctl node revoke h1 --yes",
             "prexorctl completion zsh",
@@ -420,6 +438,11 @@ mod tests {
             ("prexorctl backup show bk-2026-05-10-001/..", "backup list"),
             ("prexorctl backup delete latest", "not a backup id"),
             ("prexorctl backup create --scope redis", "filesystem"),
+            ("prexorctl backup create --class often", "pre-upgrade"),
+            ("prexorctl backup prune --keep-last 0", "0 is not in 1.."),
+            ("prexorctl backup unpin latest", "not a backup id"),
+            ("prexorctl backup verify latest --sample 0%", "between 1% and 100%"),
+            ("prexorctl backup verify latest --sample 10% --deep", "cannot be used with"),
             ("prexorctl backup create --scope ", "filesystem"),
             ("prexorctl restore latest --before yesterday", "2026-05-10"),
             ("prexorctl token create --ttl 0h", "30m"),
@@ -440,26 +463,5 @@ mod tests {
         let cli = parse("prexorctl group list --json --since x").unwrap();
         assert!(matches!(&cli.verb, Verb::Platform(argv) if argv.len() == 5), "{cli:?}");
         assert!(!cli.json);
-    }
-
-    #[test]
-    fn times_are_utc_unless_they_say_otherwise() {
-        let parse = |s| parse_time(s).map(|t| t.to_string());
-        assert_eq!(parse("2026-05-10T08:00:00Z").as_deref(), Ok("2026-05-10T08:00:00Z"));
-        assert_eq!(parse("2026-05-10T08:00:00+02:00").as_deref(), Ok("2026-05-10T06:00:00Z"));
-        assert_eq!(parse("2026-05-10 08:00").as_deref(), Ok("2026-05-10T08:00:00Z"));
-        assert_eq!(parse("2026-05-10").as_deref(), Ok("2026-05-10T00:00:00Z"));
-        for bad in ["", "08:00", "2026-13-01", "now"] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn spans_have_units() {
-        let secs = |s| parse_ttl(s).map(|d| d.as_secs());
-        assert_eq!([secs("1h"), secs("30m"), secs("2d"), secs("1h30m")], [Ok(3600), Ok(1800), Ok(172_800), Ok(5400)]);
-        for bad in ["", "5", "1mo", "0s", "-1h", "999999999999h"] {
-            assert!(parse_ttl(bad).is_err(), "{bad}");
-        }
     }
 }

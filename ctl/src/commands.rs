@@ -4,6 +4,7 @@ pub mod access;
 pub mod audit;
 pub mod backup;
 pub mod ca;
+pub mod catalog;
 pub mod completion;
 pub mod context;
 pub mod job;
@@ -18,7 +19,7 @@ pub mod token;
 use serde::Serialize;
 
 use crate::{
-    cli::{BackupVerb, CaVerb, ContextVerb, JobVerb, NodeVerb, OperatorVerb, TokenVerb, Verb},
+    cli::{BackupVerb, CaVerb, CatalogVerb, ContextVerb, JobVerb, NodeVerb, OperatorVerb, TokenVerb, Verb},
     exit::Exit,
     failure::Failure,
     printer::Printer,
@@ -36,17 +37,22 @@ struct VersionView {
 /// Why it was not done.
 pub async fn run(printer: &Printer, verb: Verb) -> Result<Exit, Failure> {
     match verb {
-        Verb::Backup(BackupVerb::Create { description, scope, compression, detach, no_queue }) => {
-            let request = backup::create::request(description, &scope, compression, no_queue);
+        Verb::Backup(BackupVerb::Create { description, scope, compression, class, detach, no_queue }) => {
+            let request = backup::create::request(description, &scope, compression, class, no_queue);
             backup::create::run(printer, request, detach).await
         }
         Verb::Backup(BackupVerb::List { wide }) => backup::list::run(printer, wide).await,
         Verb::Backup(BackupVerb::Show { id }) => backup::show::run(printer, &id).await,
-        Verb::Backup(BackupVerb::Verify { id, details }) => backup::verify::run(printer, &id, details).await,
+        Verb::Backup(BackupVerb::Verify { id, deep, sample, details }) => {
+            backup::verify::run(printer, backup::verify::request(&id, deep, sample), details).await
+        }
         Verb::Backup(BackupVerb::VerifyDump { dir }) => backup::verify_dump::run(printer, dir).await,
         Verb::Backup(BackupVerb::Import { dir, description }) => backup::import::run(printer, dir, description).await,
         Verb::Backup(BackupVerb::Delete { id, yes }) => backup::delete::run(printer, &id, yes).await,
-        Verb::Backup(BackupVerb::Prune { keep_days, dry_run }) => backup::prune::run(printer, keep_days, dry_run).await,
+        Verb::Backup(BackupVerb::Prune(args)) => backup::prune::run(printer, args.request()).await,
+        Verb::Backup(BackupVerb::Pin { id, reason }) => backup::pin::pin(printer, &id, reason).await,
+        Verb::Backup(BackupVerb::Unpin { id }) => backup::pin::unpin(printer, &id).await,
+        Verb::Backup(BackupVerb::Accept { id }) => backup::pin::accept(printer, &id).await,
         Verb::Restore(args) => restore::run(printer, args).await,
         Verb::Job(JobVerb::List { limit }) => job::list::run(printer, limit).await,
         Verb::Job(JobVerb::Show { id }) => job::show::run(printer, id).await,
@@ -67,6 +73,7 @@ pub async fn run(printer: &Printer, verb: Verb) -> Result<Exit, Failure> {
         Verb::Operator(OperatorVerb::Revoke { name, yes }) => access::revoke_operator(printer, &name, yes).await,
         Verb::Ca(CaVerb::Show) => ca::show(printer).await,
         Verb::Ca(CaVerb::Rotate { finish, yes }) => ca::rotate(printer, finish, yes).await,
+        Verb::Catalog(CatalogVerb::Rebuild) => catalog::rebuild(printer).await,
         Verb::Audit { limit } => audit::run(printer, limit).await,
         Verb::Completion { shell } => Ok(completion::run(printer, shell)),
         Verb::Version => {

@@ -2,7 +2,7 @@
 
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
-use prexor_format::artifact::ArtifactKind;
+use prexor_format::{artifact::ArtifactKind, class::Class};
 use prexor_proto::convert;
 
 pub use prexor_format::text::{bytes, count, duration, things};
@@ -25,6 +25,11 @@ pub fn scope(kinds: &[i32], separator: &str) -> String {
 /// A kind on the wire as users type it.
 pub fn kind_word(kind: i32) -> &'static str {
     convert::kind_from_wire(kind).map_or("unknown", ArtifactKind::as_str)
+}
+
+/// A class on the wire as users type it, if there is one.
+pub fn class(class: i32) -> Option<&'static str> {
+    convert::class_from_wire(class).ok().flatten().map(Class::as_str)
 }
 
 /// At most this many characters of a path or name, from its end, which tells more than its beginning.

@@ -40,6 +40,24 @@ pub struct BackupView {
     pub verified_at: Option<Timestamp>,
     /// The restore job that saved here what it replaced.
     pub safety_of: Option<String>,
+    /// `hourly`, `daily`, `weekly` or `pre-upgrade`.
+    pub class: Option<&'static str>,
+    /// Since when nobody may remove it.
+    pub pinned_at: Option<Timestamp>,
+    /// Who said so.
+    pub pinned_by: Option<String>,
+    /// Why.
+    pub pin_reason: Option<String>,
+    /// What it has lost against the one before; it counts as no good one then.
+    pub suspect: Option<String>,
+    /// Of MongoDB; of what was saved by a restore or imported it is not said.
+    pub documents: Option<u64>,
+    /// Of Valkey, without those that are true only of the moment; likewise.
+    pub keys: Option<u64>,
+    /// How much the verify at `verified_at` has read: `full` or `deep`.
+    pub verified_depth: Option<&'static str>,
+    /// What the newest verify found; it counts as no good one then.
+    pub verify_problem: Option<String>,
 }
 
 /// A job: an element of `job list`, `job show`, `job cancel`, and `backup create --detach`.
@@ -140,6 +158,16 @@ pub fn backup_state(state: wire::BackupState) -> &'static str {
     }
 }
 
+/// The word for how much a verify reads.
+pub fn depth(depth: wire::VerifyDepth) -> Option<&'static str> {
+    match depth {
+        wire::VerifyDepth::Sample => Some("sample"),
+        wire::VerifyDepth::Full => Some("full"),
+        wire::VerifyDepth::Deep => Some("deep"),
+        wire::VerifyDepth::Unspecified => None,
+    }
+}
+
 /// The word for a kind of job.
 pub fn job_kind(kind: wire::JobKind) -> &'static str {
     match kind {
@@ -198,6 +226,15 @@ impl From<&wire::Backup> for BackupView {
             problem: some(&b.problem),
             verified_at: at(b.verified_at.as_ref()),
             safety_of: some(&b.safety_of),
+            class: text::class(b.class),
+            pinned_at: b.pin.as_ref().and_then(|pin| at(pin.at.as_ref())),
+            pinned_by: b.pin.as_ref().and_then(|pin| some(&pin.by)),
+            pin_reason: b.pin.as_ref().and_then(|pin| some(&pin.reason)),
+            suspect: some(&b.suspect),
+            documents: b.documents,
+            keys: b.keys,
+            verified_depth: depth(b.verified_depth()),
+            verify_problem: some(&b.verify_problem),
         }
     }
 }

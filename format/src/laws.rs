@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub mod modules;
 pub mod mongo;
 mod session;
 pub mod valkey;

@@ -5,12 +5,14 @@
 
 pub mod artifact;
 pub mod bson;
+pub mod class;
 pub mod digest;
 pub mod glob;
 pub mod gzip;
 pub mod id;
 pub mod laws;
 pub mod manifest;
+pub mod marks;
 pub mod mongodump;
 pub mod platform;
 pub mod rdb;

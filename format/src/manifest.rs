@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     artifact::ArtifactKind,
+    class::Class,
     digest::{ContentDigest, Sha256Digest},
     id::{BackupId, NodeName},
     laws::valkey::Fencing,
@@ -44,6 +45,9 @@ pub struct Manifest {
     /// The restore job that saved the live state here before it replaced it (law L24).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub safety_of: Option<String>,
+    /// How long it is to be kept, where that was said at creation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
     /// The kinds that were asked for, in the order of [`ArtifactKind::ALL`].
     pub scope: Vec<ArtifactKind>,
     /// When the job started.

@@ -20,5 +20,5 @@ pub use path::{BadName, TreePath};
 pub use pattern::{InvalidPattern, Pattern};
 pub use read::{Finding, Piece, Step, TreeError, TreeReader};
 pub use sparse::{Extent, MAX_EXTENTS, SparseMap};
-pub use verify::{Checker, MAX_LINK_TARGETS, TarSummary, verify_tar};
+pub use verify::{Checker, MAX_LINK_TARGETS, MAX_LISTED, TarSummary, verify_tar};
 pub use write::{Owners, TreeWriter};

@@ -3,9 +3,11 @@
 use jiff::{SignedDuration, Timestamp};
 use prexor_format::{
     artifact::ArtifactKind,
+    class::Class,
     digest::Sha256Digest,
     gzip::Level,
     manifest::{Controller, StoredFile},
+    marks::Depth,
     selection::{Namespaces, Rename, Selection},
 };
 
@@ -83,6 +85,56 @@ pub fn compression_from_wire(level: i32) -> Result<Option<Level>, BadWire> {
         Ok(backup::Compression::Balanced) => Ok(Some(Level::Balanced)),
         Ok(backup::Compression::Small) => Ok(Some(Level::Small)),
         Err(_) => Err(BadWire(format!("the compression {level}"))),
+    }
+}
+
+/// The wire form of a class, if there is one.
+pub fn class_to_wire(class: Option<Class>) -> backup::BackupClass {
+    match class {
+        None => backup::BackupClass::Unspecified,
+        Some(Class::Hourly) => backup::BackupClass::Hourly,
+        Some(Class::Daily) => backup::BackupClass::Daily,
+        Some(Class::Weekly) => backup::BackupClass::Weekly,
+        Some(Class::PreUpgrade) => backup::BackupClass::PreUpgrade,
+    }
+}
+
+/// The class of a wire value.
+///
+/// # Errors
+/// When it is of a newer version.
+pub fn class_from_wire(class: i32) -> Result<Option<Class>, BadWire> {
+    match backup::BackupClass::try_from(class) {
+        Ok(backup::BackupClass::Unspecified) => Ok(None),
+        Ok(backup::BackupClass::Hourly) => Ok(Some(Class::Hourly)),
+        Ok(backup::BackupClass::Daily) => Ok(Some(Class::Daily)),
+        Ok(backup::BackupClass::Weekly) => Ok(Some(Class::Weekly)),
+        Ok(backup::BackupClass::PreUpgrade) => Ok(Some(Class::PreUpgrade)),
+        Err(_) => Err(BadWire(format!("the class {class}"))),
+    }
+}
+
+/// The wire form of how much a verify has read, if there was one.
+pub fn depth_to_wire(depth: Option<Depth>) -> backup::VerifyDepth {
+    match depth {
+        None => backup::VerifyDepth::Unspecified,
+        Some(Depth::Sample) => backup::VerifyDepth::Sample,
+        Some(Depth::Full) => backup::VerifyDepth::Full,
+        Some(Depth::Deep) => backup::VerifyDepth::Deep,
+    }
+}
+
+/// How much a wire value asks a verify to read.
+///
+/// # Errors
+/// When it is of a newer version.
+pub fn depth_from_wire(depth: i32) -> Result<Option<Depth>, BadWire> {
+    match backup::VerifyDepth::try_from(depth) {
+        Ok(backup::VerifyDepth::Unspecified) => Ok(None),
+        Ok(backup::VerifyDepth::Sample) => Ok(Some(Depth::Sample)),
+        Ok(backup::VerifyDepth::Full) => Ok(Some(Depth::Full)),
+        Ok(backup::VerifyDepth::Deep) => Ok(Some(Depth::Deep)),
+        Err(_) => Err(BadWire(format!("the depth {depth}"))),
     }
 }
 

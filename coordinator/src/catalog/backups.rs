@@ -1,10 +1,16 @@
 //! The index of backups: what the store's manifests say, to be listed without reading them all again.
 
 use jiff::Timestamp;
-use prexor_format::id::BackupId;
-use prexor_proto::{backup::Backup, convert::time_to_wire};
+use prexor_format::{
+    id::BackupId,
+    marks::{Depth, Marks, Pin, Verified},
+};
+use prexor_proto::{
+    backup::{self, Backup},
+    convert::{depth_to_wire, time_to_wire},
+};
 use prost::Message as _;
-use sqlx::{Row as _, sqlite::SqliteRow};
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{BEGIN, Catalog, decode, time};
 use crate::error::Error;
@@ -19,8 +25,10 @@ pub struct IndexedBackup {
     /// What lists are sorted by: when it was created, or later for one that was made here while the clock stood before
     /// that of an earlier one. What is put into the index is only asked for its time of creation.
     pub order: Timestamp,
-    /// As clients see it.
+    /// As clients see it; what the marks say of it is put in when it is read.
     pub backup: Backup,
+    /// What the marks beside its manifest say.
+    pub marks: Marks,
 }
 
 impl Catalog {
@@ -43,20 +51,24 @@ impl Catalog {
         }
         let mut tx = self.pool.begin_with(BEGIN).await?;
         for b in put {
-            sqlx::query(
-                "INSERT INTO backups (id, stamp, created_ms, backup) VALUES ($1, $2, COALESCE((SELECT order_ms FROM backup_orders WHERE id = $1), $3), $4)
-                 ON CONFLICT (id) DO UPDATE SET
-                     stamp = excluded.stamp, created_ms = excluded.created_ms, backup = excluded.backup",
-            )
-            .bind(b.id.to_string())
-            .bind(&b.stamp)
-            .bind(b.order.as_millisecond())
-            .bind(b.backup.encode_to_vec())
-            .execute(&mut *tx)
-            .await?;
+            put_one(&mut tx, b).await?;
         }
         for id in gone {
             sqlx::query("DELETE FROM backups WHERE id = $1").bind(id.to_string()).execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Brings the index up to what is in `all`, whatever it said before.
+    ///
+    /// # Errors
+    /// When the catalog cannot be written.
+    pub async fn replace_index(&self, all: &[IndexedBackup]) -> Result<(), Error> {
+        let mut tx = self.pool.begin_with(BEGIN).await?;
+        sqlx::query("DELETE FROM backups").execute(&mut *tx).await?;
+        for b in all {
+            put_one(&mut tx, b).await?;
         }
         tx.commit().await?;
         Ok(())
@@ -89,46 +101,99 @@ impl Catalog {
             sqlx::query("SELECT * FROM backups WHERE id = $1").bind(id.to_string()).fetch_optional(&self.pool).await?;
         row.as_ref().map(indexed).transpose()
     }
-
-    /// Remembers when a backup was last verified without finding anything.
-    ///
-    /// # Errors
-    /// When the catalog cannot be written.
-    pub async fn set_verified(&self, id: &BackupId, at: Timestamp) -> Result<(), Error> {
-        sqlx::query("UPDATE backups SET verified_ms = $1 WHERE id = $2")
-            .bind(at.as_millisecond())
-            .bind(id.to_string())
-            .execute(&self.pool)
-            .await?;
-        Ok(())
-    }
 }
 
-fn backup_id(row: &SqliteRow) -> Result<BackupId, Error> {
+async fn put_one(tx: &mut SqliteConnection, b: &IndexedBackup) -> Result<(), Error> {
+    let Marks { pin, accepted_at, verified, superseded_at } = &b.marks;
+    sqlx::query(
+        "INSERT INTO backups (id, stamp, created_ms, backup, documents, key_count, pinned_ms, pinned_by, pin_reason,
+             accepted_ms, first_verified_ms, verified_ms, verified_depth, verify_problem, superseded_ms)
+         VALUES ($1, $2, COALESCE((SELECT order_ms FROM backup_orders WHERE id = $1), $3), $4, $5, $6, $7, $8, $9,
+             $10, $11, $12, $13, $14, $15)
+         ON CONFLICT (id) DO UPDATE SET
+             stamp = excluded.stamp, created_ms = excluded.created_ms, backup = excluded.backup,
+             documents = excluded.documents, key_count = excluded.key_count, pinned_ms = excluded.pinned_ms,
+             pinned_by = excluded.pinned_by, pin_reason = excluded.pin_reason, accepted_ms = excluded.accepted_ms,
+             first_verified_ms = COALESCE(excluded.first_verified_ms, backups.first_verified_ms),
+             verified_ms = COALESCE(excluded.verified_ms, backups.verified_ms),
+             verified_depth = excluded.verified_depth, verify_problem = excluded.verify_problem,
+             superseded_ms = excluded.superseded_ms",
+    )
+    .bind(b.id.to_string())
+    .bind(&b.stamp)
+    .bind(b.order.as_millisecond())
+    .bind(b.backup.encode_to_vec())
+    .bind(b.backup.documents.map(signed))
+    .bind(b.backup.keys.map(signed))
+    .bind(pin.as_ref().map(|pin| pin.at.as_millisecond()))
+    .bind(pin.as_ref().map_or("", |pin| &pin.by))
+    .bind(pin.as_ref().map_or("", |pin| &pin.reason))
+    .bind(accepted_at.map(Timestamp::as_millisecond))
+    .bind(verified.first_at.map(Timestamp::as_millisecond))
+    .bind(verified.last_at.map(Timestamp::as_millisecond))
+    .bind(verified.depth.map_or("", Depth::as_str))
+    .bind(verified.problem.as_deref().unwrap_or_default())
+    .bind(superseded_at.map(Timestamp::as_millisecond))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(super) fn backup_id(row: &SqliteRow) -> Result<BackupId, Error> {
     let id: String = row.try_get("id")?;
     id.parse().map_err(|e| Error::internal(format!("the catalog: {e}")))
 }
 
+/// A count into the catalog.
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
 fn indexed(row: &SqliteRow) -> Result<IndexedBackup, Error> {
-    let backup: Backup = decode(row.try_get("backup")?)?;
-    let verified = row.try_get::<Option<i64>, _>("verified_ms")?.map(time).transpose()?;
-    Ok(IndexedBackup {
-        id: backup_id(row)?,
-        stamp: row.try_get("stamp")?,
-        order: time(row.try_get("created_ms")?)?,
-        backup: Backup { verified_at: verified.map(time_to_wire), ..backup },
-    })
+    let marks = marks(row)?;
+    let pin =
+        marks.pin.clone().map(|pin| backup::Pin { at: Some(time_to_wire(pin.at)), by: pin.by, reason: pin.reason });
+    let backup = Backup {
+        verified_at: marks.verified.last_at.map(time_to_wire),
+        verified_depth: depth_to_wire(marks.verified.depth).into(),
+        verify_problem: marks.verified.problem.clone().unwrap_or_default(),
+        suspect: row.try_get("suspect")?,
+        pin,
+        ..decode(row.try_get("backup")?)?
+    };
+    let order = time(row.try_get("created_ms")?)?;
+    Ok(IndexedBackup { id: backup_id(row)?, stamp: row.try_get("stamp")?, order, backup, marks })
+}
+
+fn marks(row: &SqliteRow) -> Result<Marks, Error> {
+    let at = |column: &str| row.try_get::<Option<i64>, _>(column)?.map(time).transpose();
+    let text = |column: &str| row.try_get::<String, _>(column);
+    let pin = match at("pinned_ms")? {
+        Some(at) => Some(Pin { at, by: text("pinned_by")?, reason: text("pin_reason")? }),
+        None => None,
+    };
+    let depth: &str = row.try_get("verified_depth")?;
+    let verified = Verified {
+        first_at: at("first_verified_ms")?,
+        last_at: at("verified_ms")?,
+        depth: Depth::ALL.into_iter().find(|d| d.as_str() == depth),
+        problem: Some(text("verify_problem")?).filter(|p| !p.is_empty()),
+    };
+    Ok(Marks { pin, accepted_at: at("accepted_ms")?, verified, superseded_at: at("superseded_ms")? })
 }
 
 #[cfg(test)]
 mod tests {
+    use prexor_format::marks::Says;
+
     use super::*;
     use crate::catalog::tests::scratch;
 
     fn entry(id: &str, second: i64, stamp: &str) -> IndexedBackup {
         let backup = Backup { id: id.to_owned(), size_bytes: 7, ..Backup::default() };
         let order = Timestamp::from_second(second).unwrap();
-        IndexedBackup { id: id.parse().unwrap(), stamp: stamp.to_owned(), order, backup }
+        let marks = Marks::default();
+        IndexedBackup { id: id.parse().unwrap(), stamp: stamp.to_owned(), order, backup, marks }
     }
 
     #[tokio::test]
@@ -140,7 +205,8 @@ mod tests {
         assert_eq!(catalog.backups(None, 10).await.unwrap(), [c.clone(), b.clone(), a.clone()]);
         assert_eq!(catalog.backups(Some((10_000, "bk-2026-05-10-002")), 10).await.unwrap(), std::slice::from_ref(&a));
 
-        catalog.set_verified(&a.id, Timestamp::from_second(99).unwrap()).await.unwrap();
+        let verified = Verified::default().and(Timestamp::from_second(99).unwrap(), Depth::Full, None);
+        catalog.mark(&a.id, Timestamp::from_second(99).unwrap(), "root", &Says::Verify(verified)).await.unwrap();
         catalog.update_index(&[entry("bk-2026-05-10-001", 10, "t")], &[b.id]).await.unwrap();
         let again = catalog.backup(&a.id).await.unwrap().unwrap();
         assert_eq!((again.stamp.as_str(), again.backup.verified_at.map(|t| t.seconds)), ("t", Some(99)));

@@ -90,7 +90,7 @@ impl Catalog {
                 let id: String = row.try_get("id")?;
                 Ok(DoomedBackup {
                     id: id.parse().map_err(|e| Error::internal(format!("the catalog: {e}")))?,
-                    by_capture: row.try_get::<Option<String>, _>("job_id")?.is_some(),
+                    job: row.try_get("job_id")?,
                 })
             })
             .collect()
@@ -102,8 +102,8 @@ impl Catalog {
 pub struct DoomedBackup {
     /// Its name.
     pub id: BackupId,
-    /// By a capture that has not been completed; otherwise by a delete.
-    pub by_capture: bool,
+    /// The job whose capture has not been completed; `None`: an import, or a delete.
+    pub job: Option<String>,
 }
 
 #[cfg(test)]

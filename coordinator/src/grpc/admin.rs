@@ -5,10 +5,11 @@ use prexor_certs::Role;
 use prexor_format::id::NodeName;
 use prexor_proto::{
     backup::{
-        AuditEntry, Ca, CreateTokenRequest, CreateTokenResponse, GetStatusRequest, GetStatusResponse, ListAuditRequest,
-        ListAuditResponse, ListTokensRequest, ListTokensResponse, RenewRequest, RenewResponse, RevokeRequest,
-        RevokeResponse, RevokeTokenRequest, RevokeTokenResponse, RotateCaRequest, ShowCaRequest, Token, TokenRole,
-        TokenState, admin_service_server::AdminService,
+        AuditEntry, BackupState, Ca, CreateTokenRequest, CreateTokenResponse, GetStatusRequest, GetStatusResponse,
+        ListAuditRequest, ListAuditResponse, ListTokensRequest, ListTokensResponse, RebuildCatalogRequest,
+        RebuildCatalogResponse, RenewRequest, RenewResponse, RevokeRequest, RevokeResponse, RevokeTokenRequest,
+        RevokeTokenResponse, RotateCaRequest, ShowCaRequest, Token, TokenRole, TokenState,
+        admin_service_server::AdminService,
     },
     convert::{duration_from_wire, time_to_wire},
 };
@@ -17,7 +18,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::{Api, caller, page};
 use crate::{
-    catalog,
+    backups, catalog,
     enrolment::{self, Wish},
     error::Error,
     revocations, rotation, status,
@@ -120,6 +121,16 @@ impl AdminService for Api {
         about.is(format!("{} root {}", if finish { "to" } else { "towards" }, roots.issuing().fingerprint()));
         done?;
         Ok(Response::new(rotation::show(&self.ctx).await?))
+    }
+
+    async fn rebuild_catalog(
+        &self,
+        _: Request<RebuildCatalogRequest>,
+    ) -> Result<Response<RebuildCatalogResponse>, Status> {
+        let found = backups::rebuild_index(&self.ctx).await?;
+        let damaged = found.iter().filter(|b| b.state() == BackupState::Damaged);
+        let problems = damaged.map(|b| format!("{} is damaged: {}", b.id, b.problem)).collect();
+        Ok(Response::new(RebuildCatalogResponse { backups: found.len() as u64, problems }))
     }
 }
 

@@ -13,6 +13,20 @@ pub(super) fn size(asked: u32) -> u32 {
     if asked == 0 { DEFAULT } else { asked.min(MAX) }
 }
 
+/// Bytes of a page, about: below what clients take in one message, and enough to be worth a call.
+const MAX_BYTES: usize = 2 << 20;
+
+/// How many entries of these sizes make a page; one at least.
+pub(super) fn fitting(sizes: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = 0;
+    let fit = sizes.take_while(|size| {
+        let first = bytes == 0;
+        bytes += size;
+        first || bytes <= MAX_BYTES
+    });
+    fit.count()
+}
+
 /// Where the page before ended; `None` for the first page.
 pub(super) fn parse(token: &str) -> Result<Option<(i64, &str)>, Error> {
     if token.is_empty() {
@@ -38,5 +52,12 @@ mod tests {
         assert_eq!(parse("").unwrap(), None);
         assert!(parse("x").is_err() && parse("x/y").is_err());
         assert_eq!((size(0), size(7), size(5000)), (100, 7, 1000));
+    }
+
+    #[test]
+    fn pages_end_before_they_are_too_long() {
+        let of = |sizes: &[usize]| fitting(sizes.iter().copied());
+        assert_eq!((of(&[]), of(&[1, 2]), of(&[MAX_BYTES, 1])), (0, 2, 1));
+        assert_eq!(of(&[2 * MAX_BYTES, 1]), 1, "one at least");
     }
 }

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use jiff::Timestamp;
 use prexor_format::{
     artifact::ArtifactKind,
+    class::Class,
     gzip::Level,
     id::{BackupId, NodeName},
     manifest::{Artifact, FORMAT_VERSION, Host, Manifest},
@@ -36,6 +37,8 @@ pub(super) struct Order {
     pub(super) scope: Vec<ArtifactKind>,
     /// How hard dumps are compressed, where it is not as the agent is configured.
     pub(super) compression: Option<Level>,
+    /// How long it is to be kept.
+    pub(super) class: Option<Class>,
     /// The restore job that saves the live state. Then what cannot be read is left out, and named.
     pub(super) safety_of: Option<String>,
 }
@@ -62,6 +65,7 @@ pub async fn safety(
         scope,
         // The controllers are stopped meanwhile.
         compression: Some(Level::Fast),
+        class: None,
         safety_of: Some(job.id().to_owned()),
     };
     match back_up(ctx, job, order, |_| async { Ok(()) }).await {
@@ -218,6 +222,7 @@ fn manifest(
         cluster: ctx.config.cluster.clone(),
         description: order.description.clone(),
         safety_of: order.safety_of.clone(),
+        class: order.class,
         scope,
         started_at,
         completed_at: artifacts.iter().map(|a| a.completed_at).max().unwrap_or(started_at),

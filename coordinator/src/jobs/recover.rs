@@ -37,6 +37,8 @@ pub async fn recover(ctx: &Arc<Context>) -> Result<(), Error> {
         tracing::error!("directories that were never used cannot be removed: {e}");
     }
     backups::refresh_index(ctx).await?;
+    // Whoever was killed right before it did so.
+    backups::measure(ctx).await?;
     // Only now: what begins makes directories of its own.
     ctx.jobs.advance(ctx).await;
     Ok(())
@@ -78,7 +80,7 @@ async fn settle(ctx: &Context, doomed: &DoomedBackup) -> Result<(), Error> {
         Err(e) if e.reason == Reason::NotFound => false,
         Err(e) => return Err(e),
     };
-    if written && doomed.by_capture {
+    if written && doomed.job.is_some() {
         return ctx.catalog.spare_backup(id).await;
     }
     tracing::warn!(backup = %id, "removing what an interrupted capture or delete has left");

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use prexor_format::{artifact::ArtifactKind, gzip::Level, id::BackupId};
+use prexor_format::{artifact::ArtifactKind, class::Class, gzip::Level, id::BackupId};
 use prexor_proto::{
     backup::{CreateBackupRequest, JobKind, Plan, StepVerb, VerifyBackupRequest},
-    convert::{compression_from_wire, compression_to_wire, kind_from_wire, scope_from_wire},
+    convert::{
+        class_from_wire, class_to_wire, compression_from_wire, compression_to_wire, depth_to_wire, kind_from_wire,
+        scope_from_wire,
+    },
 };
 use prost::Message as _;
 
-use super::{JobHandle, Outcome, backup, verify};
+use super::{JobHandle, Outcome, Reading, backup, verify};
 use crate::{
     context::Context,
     error::Error,
@@ -28,9 +31,11 @@ pub enum Task {
         scope: Vec<ArtifactKind>,
         /// How hard dumps are compressed, where it is not as the agent is configured.
         compression: Option<Level>,
+        /// How long it is to be kept, where that was said.
+        class: Option<Class>,
     },
     /// Read a backup and compare it with its manifest, see `verify`.
-    Verify(BackupId),
+    Verify(BackupId, Reading),
     /// Execute this plan, see [`restore`].
     Restore(Box<Plan>),
 }
@@ -39,7 +44,7 @@ impl Task {
     pub(super) fn kind(&self) -> JobKind {
         match self {
             Self::Backup { .. } => JobKind::Backup,
-            Self::Verify(_) => JobKind::Verify,
+            Self::Verify(..) => JobKind::Verify,
             Self::Restore(_) => JobKind::Restore,
         }
     }
@@ -47,7 +52,7 @@ impl Task {
     pub(super) fn backup_id(&self) -> Option<BackupId> {
         match self {
             Self::Backup { .. } => None,
-            Self::Verify(id) => Some(id.clone()),
+            Self::Verify(id, _) => Some(id.clone()),
             Self::Restore(plan) => plan.backup_id.parse().ok(),
         }
     }
@@ -58,7 +63,7 @@ impl Task {
         match self {
             Self::Backup { scope, .. } if scope.is_empty() => Scope::everywhere(ArtifactKind::ALL),
             Self::Backup { scope, .. } => Scope::everywhere(scope.iter().copied()),
-            Self::Verify(_) => Scope::default(),
+            Self::Verify(..) => Scope::default(),
             Self::Restore(plan) => restored(plan).unwrap_or_else(|| Scope::everywhere(ArtifactKind::ALL)),
         }
     }
@@ -66,7 +71,8 @@ impl Task {
     /// For the catalog: a message of the client API.
     pub(super) fn spec(&self) -> Vec<u8> {
         match self {
-            Self::Backup { description, scope, compression } => CreateBackupRequest {
+            Self::Backup { description, scope, compression, class } => CreateBackupRequest {
+                class: class_to_wire(*class).into(),
                 request_id: String::new(),
                 no_queue: false,
                 compression: compression_to_wire(*compression) as i32,
@@ -74,9 +80,13 @@ impl Task {
                 scope: scope.iter().map(|k| prexor_proto::convert::kind_to_wire(*k) as i32).collect(),
             }
             .encode_to_vec(),
-            Self::Verify(id) => {
-                VerifyBackupRequest { request_id: String::new(), backup_id: id.to_string() }.encode_to_vec()
+            Self::Verify(id, reading) => VerifyBackupRequest {
+                request_id: String::new(),
+                backup_id: id.to_string(),
+                depth: depth_to_wire(Some(reading.depth())).into(),
+                sample_percent: reading.percent(),
             }
+            .encode_to_vec(),
             Self::Restore(plan) => plan.encode_to_vec(),
         }
     }
@@ -98,12 +108,14 @@ impl Task {
                 Self::Backup {
                     scope: scope_from_wire(&request.scope).map_err(|e| unreadable(&e))?,
                     compression: compression_from_wire(request.compression).map_err(|e| unreadable(&e))?,
+                    class: class_from_wire(request.class).map_err(|e| unreadable(&e))?,
                     description: Some(request.description).filter(|d| !d.is_empty()),
                 }
             }
             JobKind::Verify => {
                 let request = VerifyBackupRequest::decode(spec).map_err(|e| unreadable(&e))?;
-                Self::Verify(request.backup_id.parse().map_err(|e| unreadable(&e))?)
+                let reading = Reading::asked(&request).map_err(|e| unreadable(&e))?;
+                Self::Verify(request.backup_id.parse().map_err(|e| unreadable(&e))?, reading)
             }
             JobKind::Restore => Self::Restore(Box::new(Plan::decode(spec).map_err(|e| unreadable(&e))?)),
             JobKind::Unspecified => return Err(unreadable(&"it has no kind")),
@@ -112,12 +124,11 @@ impl Task {
 
     pub(super) async fn run(self, ctx: &Arc<Context>, job: &JobHandle) -> Outcome {
         match self {
-            Self::Backup { description, scope, compression } => {
-                backup::run(ctx, job, backup::Order { description, scope, compression, ..Default::default() })
-                    .await
-                    .into()
+            Self::Backup { description, scope, compression, class } => {
+                let order = backup::Order { description, scope, compression, class, safety_of: None };
+                backup::run(ctx, job, order).await.into()
             }
-            Self::Verify(id) => verify::run(ctx, job, &id).await,
+            Self::Verify(id, reading) => verify::run(ctx, job, &id, reading).await,
             Self::Restore(plan) => restore::run(ctx, job, &plan).await.into(),
         }
     }
@@ -161,7 +172,7 @@ mod tests {
             ..Replacement::default()
         };
         let restore = |replacements| Task::Restore(Box::new(Plan { replacements, ..Plan::default() })).scope();
-        let backup = |scope| Task::Backup { description: None, scope, compression: None }.scope();
+        let backup = |scope| Task::Backup { description: None, scope, compression: None, class: None }.scope();
         let files = restore(vec![replacement(ArtifactKind::Filesystem, "h1")]);
         assert!(!files.overlaps(&restore(vec![replacement(ArtifactKind::Filesystem, "h2")])));
         assert!(files.overlaps(&backup(vec![ArtifactKind::Filesystem])));
@@ -169,7 +180,7 @@ mod tests {
         assert!(files.overlaps(&backup(vec![])), "of everything");
         let database = restore(vec![replacement(ArtifactKind::Mongo, "h1")]);
         assert!(database.overlaps(&restore(vec![replacement(ArtifactKind::Mongo, "h2")])), "it is the same one");
-        assert!(!files.overlaps(&Task::Verify("bk-2026-05-10-001".parse().unwrap()).scope()));
+        assert!(!files.overlaps(&Task::Verify("bk-2026-05-10-001".parse().unwrap(), Reading::Full).scope()));
         let step = Step { verb: StepVerb::Hold as i32, ..Step::default() };
         let holding = Task::Restore(Box::new(Plan { steps: vec![step], ..Plan::default() })).scope();
         assert!(holding.overlaps(&files) && holding.overlaps(&backup(vec![ArtifactKind::Valkey])));

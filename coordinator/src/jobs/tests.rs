@@ -38,7 +38,8 @@ fn record(id: &str) -> NewJob {
         id: id.to_owned(),
         request_id: id.to_owned(),
         kind: JobKind::Backup,
-        spec: Task::Backup { description: None, scope: vec![ArtifactKind::Mongo], compression: None }.spec(),
+        spec: Task::Backup { description: None, scope: vec![ArtifactKind::Mongo], compression: None, class: None }
+            .spec(),
         backup_id: None,
         requested_by: "root".to_owned(),
         scope: Scope::everywhere([ArtifactKind::Mongo]),
@@ -122,7 +123,7 @@ async fn a_cancelled_job_says_by_whom_and_frees_its_lease() {
     let dir = tempfile::tempdir().unwrap();
     let ctx = start(dir.path()).await;
     begin(&ctx, "job-1", |_, job| until_cancelled(job)).await;
-    let task = || Task::Backup { description: None, scope: vec![ArtifactKind::Mongo], compression: None };
+    let task = || Task::Backup { description: None, scope: vec![ArtifactKind::Mongo], compression: None, class: None };
     assert_eq!(ctx.jobs.submit(&ctx, task(), Wait::No, "", "root").await.unwrap_err().reason, Reason::Busy);
     ctx.jobs.cancel(&ctx, "job-1", "prexor://c/operator/ann").await.unwrap();
     ctx.jobs.cancel(&ctx, "job-1", "prexor://c/operator/bob").await.unwrap();
@@ -164,7 +165,10 @@ async fn a_stop_ends_jobs_as_interrupted() {
     let job = ctx.catalog.job("job-1").await.unwrap().job;
     assert_eq!((job.state(), job.failure.unwrap().reason.as_str()), (JobState::Failed, "INTERRUPTED"));
     assert!(
-        ctx.jobs.submit(&ctx, Task::Verify("bk-2026-05-10-001".parse().unwrap()), Wait::No, "", "root").await.is_err()
+        ctx.jobs
+            .submit(&ctx, Task::Verify("bk-2026-05-10-001".parse().unwrap(), Reading::Full), Wait::No, "", "root")
+            .await
+            .is_err()
     );
 }
 
@@ -229,7 +233,7 @@ async fn texts(ctx: &Context, id: &str) -> Vec<String> {
 }
 
 fn backup_of(kind: ArtifactKind) -> Task {
-    Task::Backup { description: None, scope: vec![kind], compression: None }
+    Task::Backup { description: None, scope: vec![kind], compression: None, class: None }
 }
 
 #[tokio::test]

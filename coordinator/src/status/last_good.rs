@@ -3,34 +3,55 @@
 use jiff::Timestamp;
 use prexor_format::{artifact::ArtifactKind, text};
 use prexor_proto::{
-    backup::{Backup, BackupState, LastGood, Node},
+    backup::{Backup, LastGood, Node},
     convert::{duration_from_wire, duration_to_wire, kind_from_wire, kind_to_wire, time_from_wire},
 };
 
 use crate::{backups, context::Context, error::Error};
 
-/// Looks for the newest backup of everything that these nodes care for.
+/// Backups that are looked at at once.
+const PAGE: u32 = 100;
+
+/// Looks in the index for the newest good backup, and for that of everything that these nodes care for.
 ///
 /// # Errors
-/// When the store or the catalog cannot be used.
-pub(super) async fn of(ctx: &Context, nodes: &[Node], now: Timestamp) -> Result<Vec<LastGood>, Error> {
-    let mut out = Vec::new();
-    for (kind, node) in wanted(nodes) {
-        let newest = backups::first(ctx, |b| holds(b, kind, &node)).await?;
+/// When the catalog cannot be read.
+pub(super) async fn of(
+    ctx: &Context,
+    nodes: &[Node],
+    now: Timestamp,
+) -> Result<(Option<Backup>, Vec<LastGood>), Error> {
+    let wanted = wanted(nodes);
+    let (mut latest, mut newest): (Option<Backup>, Vec<Option<Backup>>) = (None, vec![None; wanted.len()]);
+    // One walk for all of them: it ends where each was found.
+    let mut page = ctx.catalog.backups(None, PAGE).await?;
+    while let Some(end) = page.last().map(|b| (b.order.as_millisecond(), b.id.to_string())) {
+        for backup in page.into_iter().map(|b| b.backup).filter(backups::is_good) {
+            for ((kind, node), found) in wanted.iter().zip(&mut newest).filter(|(_, found)| found.is_none()) {
+                *found = holds(&backup, *kind, node).then(|| backup.clone());
+            }
+            latest.get_or_insert(backup);
+        }
+        if latest.is_some() && newest.iter().all(Option::is_some) {
+            break;
+        }
+        page = ctx.catalog.backups(Some((end.0, &end.1)), PAGE).await?;
+    }
+    let last_good = wanted.into_iter().zip(newest).map(|((kind, node), newest)| {
         let rpo = ctx.config.rpo.of(kind);
         let age =
             newest.as_ref().and_then(|b| time_from_wire(b.created_at.as_ref()?).ok()).map(|t| now.duration_since(t));
         let (backup_id, created_at) = newest.map(|b| (b.id, b.created_at)).unwrap_or_default();
-        out.push(LastGood {
+        LastGood {
             kind: kind_to_wire(kind).into(),
             node,
             backup_id,
             created_at,
             rpo: Some(duration_to_wire(rpo)),
             overdue: age.is_none_or(|age| age > rpo),
-        });
-    }
-    Ok(out)
+        }
+    });
+    Ok((latest, last_good.collect()))
 }
 
 /// The datastores once, the files of each node.
@@ -43,10 +64,9 @@ fn wanted(nodes: &[Node]) -> Vec<(ArtifactKind, String)> {
     stores.map(|kind| (kind, String::new())).chain(files).collect()
 }
 
-/// Whether it is a good backup of this. What a restore saved is one of a state that was about to go.
+/// Whether it is a good backup of this.
 fn holds(backup: &Backup, kind: ArtifactKind, node: &str) -> bool {
-    backup.state() == BackupState::Complete
-        && backup.safety_of.is_empty()
+    backups::is_good(backup)
         && backup.scope.iter().any(|k| kind_from_wire(*k).is_ok_and(|k| k == kind))
         && (node.is_empty() || backup.nodes.iter().any(|n| n == node))
 }
@@ -74,7 +94,10 @@ pub(super) fn problems(all: &[LastGood], any_complete: bool, now: Timestamp) -> 
 #[cfg(test)]
 mod tests {
     use jiff::SignedDuration;
-    use prexor_proto::{backup::Source, convert::time_to_wire};
+    use prexor_proto::{
+        backup::{BackupState, Source},
+        convert::time_to_wire,
+    };
 
     use super::*;
 
@@ -93,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_complete_backup_that_was_asked_for_counts() {
+    fn only_a_good_backup_counts() {
         let good = Backup {
             state: BackupState::Complete.into(),
             scope: vec![kind_to_wire(ArtifactKind::Filesystem).into()],
@@ -103,8 +126,10 @@ mod tests {
         assert!(holds(&good, ArtifactKind::Filesystem, "h1"));
         assert!(!holds(&good, ArtifactKind::Filesystem, "h2") && !holds(&good, ArtifactKind::Mongo, ""));
         let damaged = Backup { state: BackupState::Damaged.into(), ..good.clone() };
-        let safety = Backup { safety_of: "job-1".to_owned(), ..good };
-        assert!(![damaged, safety].iter().any(|b| holds(b, ArtifactKind::Filesystem, "h1")));
+        let safety = Backup { safety_of: "job-1".to_owned(), ..good.clone() };
+        let suspect = Backup { suspect: "3 keys, 10 in bk-1".to_owned(), ..good.clone() };
+        let found = Backup { verify_problem: "mongo/x: is missing".to_owned(), ..good };
+        assert!(![damaged, safety, suspect, found].iter().any(|b| holds(b, ArtifactKind::Filesystem, "h1")));
     }
 
     #[test]

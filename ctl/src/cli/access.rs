@@ -14,7 +14,7 @@ pub enum TokenVerb {
         #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
         description: String,
         /// How long it is good: 30m, 1h, 2d
-        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = super::parse_ttl)]
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = super::times::parse_ttl)]
         ttl: Duration,
         /// What it enrols
         #[arg(long, value_enum, default_value_t = TokenRole::Agent)]

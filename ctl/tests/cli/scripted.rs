@@ -12,11 +12,12 @@ use std::{
 use jiff::Timestamp;
 use prexor_certs::{Authority, EnrolmentToken, Identity, Role, tls};
 use prexor_proto::backup::{
-    ApplyRestoreRequest, Backup, BackupState, CancelJobRequest, CreateBackupRequest, DeleteBackupRequest,
-    DeleteBackupResponse, GetBackupRequest, GetBackupResponse, GetJobRequest, ImportBackupRequest, Job, JobEvent,
-    JobResult, JobState, ListBackupsRequest, ListBackupsResponse, ListJobsRequest, ListJobsResponse, Message, Plan,
-    PlanRestoreRequest, Progress, PruneBackupsRequest, PruneBackupsResponse, RestoreReport, ResumeJobRequest, Step,
-    StepEvent, StepState, StepVerb, VerifyBackupRequest, WatchJobRequest,
+    AcceptBackupRequest, ApplyRestoreRequest, Backup, BackupState, CancelJobRequest, CreateBackupRequest,
+    DeleteBackupRequest, DeleteBackupResponse, GetBackupRequest, GetBackupResponse, GetJobRequest, ImportBackupRequest,
+    Job, JobEvent, JobResult, JobState, ListBackupsRequest, ListBackupsResponse, ListJobsRequest, ListJobsResponse,
+    Message, PinBackupRequest, Plan, PlanRestoreRequest, Progress, PruneBackupsRequest, PruneBackupsResponse,
+    RestoreReport, ResumeJobRequest, Step, StepEvent, StepState, StepVerb, UnpinBackupRequest, VerifyBackupRequest,
+    WatchJobRequest,
     backup_service_server::{BackupService, BackupServiceServer},
     job_event::Event,
     job_result::Result as Outcome,
@@ -240,6 +241,18 @@ impl BackupService for Script {
     }
 
     async fn prune_backups(&self, _: Request<PruneBackupsRequest>) -> Result<Response<PruneBackupsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn pin_backup(&self, _: Request<PinBackupRequest>) -> Result<Response<Backup>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn unpin_backup(&self, _: Request<UnpinBackupRequest>) -> Result<Response<Backup>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn accept_backup(&self, _: Request<AcceptBackupRequest>) -> Result<Response<Backup>, Status> {
         Err(Status::unimplemented(""))
     }
 

@@ -182,6 +182,13 @@ fn role_of(family: &str) -> Option<Role> {
     })
 }
 
+/// Whether the keys of a family are true only of the moment, or end by themselves before long: how many of them there are
+/// says nothing about how much of a server's data is there.
+pub fn is_of_the_moment(family: &str) -> bool {
+    let role = role_of(family).is_some_and(|role| role != Role::Counter);
+    role || ["prexor:v1:ratelimit:", "prexor:v1:cooldown:"].contains(&family)
+}
+
 /// Bytes that it takes to keep this key in mind; 0 for one that is only counted.
 pub fn weight(key: &[u8]) -> u64 {
     match role(key) {

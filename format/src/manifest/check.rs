@@ -178,6 +178,7 @@ mod tests {
             cluster: "prexorcloud".into(),
             description: Some("nightly".into()),
             safety_of: None,
+            class: None,
             scope: vec![ArtifactKind::Filesystem],
             started_at: artifact.started_at,
             completed_at: artifact.completed_at,

@@ -22,7 +22,7 @@ use crate::{digest::ContentDigest, manifest::FilesContents};
 pub const MAX_LINK_TARGETS: usize = 1 << 20;
 
 /// Findings and module names that are kept; the rest is only counted.
-const MAX_LISTED: usize = 1000;
+pub const MAX_LISTED: usize = 1000;
 
 /// Checks each entry against those before it.
 #[derive(Debug, Default)]
@@ -95,7 +95,7 @@ pub struct TarSummary {
     pub content: ContentDigest,
     /// What must not be in such a tar; the first thousand.
     pub findings: Vec<Finding>,
-    /// File names of jars that lie directly in a directory called `modules`; the first thousand (law L20).
+    /// File names of jars that lie in a directory called `modules`, or in `artifacts` below it; the first thousand (law L20).
     pub modules: Vec<String>,
 }
 
@@ -134,7 +134,9 @@ impl Listing {
     }
 
     fn note_module(&mut self, entry: &Entry) {
-        let in_modules = entry.path.parent().is_some_and(|p| p.file_name() == b"modules");
+        let parent =
+            entry.path.parent().map(|p| if p.file_name() == b"artifacts" { p.parent().unwrap_or(p) } else { p });
+        let in_modules = parent.is_some_and(|p| p.file_name() == b"modules");
         let name = entry.path.file_name();
         let is_file = matches!(entry.kind, EntryKind::File { .. } | EntryKind::HardLink { .. });
         if in_modules && is_file && name.ends_with(b".jar") && self.modules.len() < MAX_LISTED {

@@ -1,15 +1,17 @@
 //! Reads one artifact: every file once, with the reader of its format.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, BufRead, BufReader},
     sync::Arc,
 };
 
 use prexor_format::{
+    bson::DocumentReader,
     gzip,
     id::BackupId,
-    manifest::{Artifact, Contents, FilesContents, MongoContents, ValkeyContents},
+    laws::modules::{self, Record},
+    manifest::{Artifact, Collection, Contents, FilesContents, MongoContents, ValkeyContents},
     mongodump, rdb, text, tree,
 };
 use tokio::runtime::Handle;
@@ -30,15 +32,27 @@ pub(super) struct Read {
     pub(super) notes: Vec<String>,
     /// What was read of every file.
     pub(super) files: BTreeMap<String, FileOutcome>,
+    /// Whether any of it was read.
+    pub(super) walked: bool,
+    /// Modules that a dump records.
+    pub(super) modules: Vec<Record>,
+    /// Jars of modules that a tar holds.
+    pub(super) jars: Vec<String>,
 }
 
-/// Reads an artifact on a blocking thread.
+/// Reads an artifact on a blocking thread; only these files of it where some are chosen. What is compared with other
+/// artifacts is gathered when it is `deep`.
 pub(super) async fn read(
     ctx: &Arc<Context>,
     job: &JobHandle,
     id: &BackupId,
-    artifact: Artifact,
+    mut artifact: Artifact,
+    chosen: Option<Arc<BTreeSet<String>>>,
+    deep: bool,
 ) -> Result<Read, Error> {
+    if let Some(chosen) = chosen {
+        restrict(&mut artifact, &chosen);
+    }
     let ledger = Arc::new(Ledger::new(&artifact.id, artifact.size_bytes));
     let opener = Opener {
         store: ctx.store.clone(),
@@ -48,11 +62,19 @@ pub(super) async fn read(
         ledger: ledger.clone(),
     };
     let read = tokio::task::spawn_blocking(move || {
-        let mut notes = Vec::new();
+        let (mut notes, mut modules, mut jars) = (Vec::new(), Vec::new(), Vec::new());
+        let walked = !artifact.files.is_empty();
         let (detail, problems) = match &artifact.contents {
-            Contents::Mongo(contents) => dump(&opener, contents),
+            _ if !walked => Default::default(),
+            Contents::Mongo(contents) => {
+                let found = dump(&opener, contents);
+                if deep {
+                    modules = records(&opener, contents);
+                }
+                found
+            }
             Contents::Valkey(contents) => snapshot(&opener, &artifact.path, contents, &mut notes),
-            Contents::Filesystem(contents) => archive(&opener, &artifact.path, contents),
+            Contents::Filesystem(contents) => archive(&opener, &artifact.path, contents, &mut jars),
         };
         // What no reader asked for counts in the checksums too.
         for file in &artifact.files {
@@ -60,10 +82,40 @@ pub(super) async fn read(
                 drop(opener.open(&file.path));
             }
         }
-        Read { detail, problems, notes, files: ledger.take() }
+        Read { detail, problems, notes, files: ledger.take(), walked, modules, jars }
     });
     let read = read.await.map_err(|_| Error::internal("a reader hit a defect: see the log"))?;
     job.check_cancelled().map(|()| read)
+}
+
+/// Leaves of an artifact what these files are and what they hold.
+fn restrict(artifact: &mut Artifact, chosen: &BTreeSet<String>) {
+    if let Contents::Mongo(mongo) = &mut artifact.contents {
+        let is = |path: &String| chosen.contains(path);
+        mongo.collections.retain(|c| is(&c.metadata_path) || c.data_path.as_ref().is_some_and(is));
+        mongo.accounts.retain(|a| is(&a.data_path));
+        // A dump's other files are read with them: they are small.
+        let with = |c: &Collection| c.data_path.iter().chain([&c.metadata_path]).cloned().collect::<Vec<_>>();
+        let also: BTreeSet<String> = mongo.collections.iter().flat_map(with).collect();
+        let some = artifact.files.iter().any(|f| is(&f.path));
+        artifact.files.retain(|f| some && (is(&f.path) || also.contains(&f.path)));
+    } else {
+        artifact.files.retain(|f| chosen.contains(&f.path));
+    }
+}
+
+/// What the dump records of modules (law L20). What cannot be read is told elsewhere.
+fn records(opener: &Opener, contents: &MongoContents) -> Vec<Record> {
+    let of_modules = contents.collections.iter().filter(|c| c.name == modules::COLLECTION);
+    let mut records = Vec::new();
+    for path in of_modules.filter_map(|c| c.data_path.as_ref()) {
+        let Ok(stored) = opener.open(path) else { continue };
+        let mut documents = DocumentReader::new(mongodump::plain(path, stored));
+        while let Ok(Some((document, _))) = documents.read() {
+            records.extend(Record::of(document));
+        }
+    }
+    records
 }
 
 fn dump(opener: &Opener, contents: &MongoContents) -> (String, Vec<String>) {
@@ -107,7 +159,7 @@ fn snapshot(opener: &Opener, path: &str, contents: &ValkeyContents, notes: &mut 
     (format!("preamble version {}", summary.version), problems)
 }
 
-fn archive(opener: &Opener, path: &str, contents: &FilesContents) -> (String, Vec<String>) {
+fn archive(opener: &Opener, path: &str, contents: &FilesContents, jars: &mut Vec<String>) -> (String, Vec<String>) {
     let walk = || {
         let mut tar = BufReader::new(gzip::reader(opener.open(path)?));
         let summary = tree::verify_tar(&mut tar).map_err(io::Error::other)?;
@@ -121,7 +173,11 @@ fn archive(opener: &Opener, path: &str, contents: &FilesContents) -> (String, Ve
         Ok(summary)
     };
     match walk() {
-        Ok(summary) => (String::new(), summary.differences(contents).iter().map(|d| named(path, d)).collect()),
+        Ok(summary) => {
+            let differences = summary.differences(contents).iter().map(|d| named(path, d)).collect();
+            *jars = summary.modules;
+            (String::new(), differences)
+        }
         Err(e) => (String::new(), vec![named(path, &e.to_string())]),
     }
 }

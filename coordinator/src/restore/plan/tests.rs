@@ -109,6 +109,7 @@ pub(in crate::restore) fn manifest() -> Manifest {
         cluster: "prexorcloud".into(),
         description: None,
         safety_of: None,
+        class: None,
         scope: ArtifactKind::ALL.to_vec(),
         started_at: "2026-05-10T08:00:00Z".parse().unwrap(),
         completed_at: "2026-05-10T08:00:02Z".parse().unwrap(),

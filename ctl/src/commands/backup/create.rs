@@ -1,6 +1,6 @@
 //! `prexorctl backup create`.
 
-use prexor_format::{artifact::ArtifactKind, gzip::Level};
+use prexor_format::{artifact::ArtifactKind, class::Class, gzip::Level};
 use prexor_proto::{
     backup::{Backup, CreateBackupRequest, JobState, job_result},
     convert,
@@ -22,6 +22,7 @@ pub fn request(
     description: String,
     scope: &[ArtifactKind],
     compression: Option<Compression>,
+    class: Option<Class>,
     no_queue: bool,
 ) -> CreateBackupRequest {
     let level = compression.map(|c| match c {
@@ -36,6 +37,7 @@ pub fn request(
         scope: scope.map(|k| convert::kind_to_wire(k).into()).collect(),
         no_queue,
         compression: convert::compression_to_wire(level).into(),
+        class: convert::class_to_wire(class).into(),
     }
 }
 

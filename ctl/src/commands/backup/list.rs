@@ -11,7 +11,8 @@ use crate::{client::Client, exit::Exit, failure::Failure, printer::Printer, text
 pub async fn run(printer: &Printer, wide: bool) -> Result<Exit, Failure> {
     let client = Client::connect().await?;
     let mut backups = Vec::new();
-    let mut request = ListBackupsRequest::default();
+    // The server gives as many as fit into an answer.
+    let mut request = ListBackupsRequest { page_size: u32::MAX, ..ListBackupsRequest::default() };
     loop {
         let page = client.call(request.clone(), |s, r| async move { s.backups().list_backups(r).await }).await?;
         backups.extend(page.backups);
@@ -22,33 +23,46 @@ pub async fn run(printer: &Printer, wide: bool) -> Result<Exit, Failure> {
     }
     printer.document(&backups.iter().map(BackupView::from).collect::<Vec<_>>());
     printer.lines(lines(&backups, wide));
-    for damaged in backups.iter().filter(|b| b.state() == BackupState::Damaged) {
-        printer.warning(&format!("{} is damaged: {}", damaged.id, damaged.problem));
+    for backup in &backups {
+        if let Some((word, why)) = doubt(backup) {
+            printer.warning(&format!("{} is {word}: {why}", backup.id));
+        }
     }
     Ok(Exit::Ok)
 }
 
-/// The table. Damaged backups say so in the last of the guide's columns.
+/// Why nobody should rely on it.
+fn doubt(backup: &Backup) -> Option<(&'static str, &str)> {
+    let found = [("damaged", &backup.verify_problem), ("suspect", &backup.suspect)];
+    match backup.state() {
+        BackupState::Damaged => Some(("damaged", &backup.problem)),
+        _ => found.into_iter().find(|(_, why)| !why.is_empty()).map(|(word, why)| (word, why.as_str())),
+    }
+}
+
+/// The table. Backups that are damaged or suspect say so in the last of the guide's columns.
 pub fn lines(backups: &[Backup], wide: bool) -> Vec<String> {
     let mut header = vec!["ID", "CREATED", "SIZE", "SCOPE"];
     if wide {
-        header.extend(["VERIFIED", "NODES", "DESCRIPTION"]);
+        header.extend(["VERIFIED", "CLASS", "PINNED", "NODES", "DESCRIPTION"]);
     }
     text::table(&header, backups.iter().map(|b| row(b, wide)))
 }
 
 fn row(backup: &Backup, wide: bool) -> Vec<String> {
     let damaged = backup.state() == BackupState::Damaged;
-    let scope = match (damaged, text::scope(&backup.scope, ",")) {
-        (false, scope) => scope,
-        (true, scope) if scope.is_empty() => "(damaged)".to_owned(),
-        (true, scope) => format!("{scope} (damaged)"),
+    let scope = match (doubt(backup), text::scope(&backup.scope, ",")) {
+        (None, scope) => scope,
+        (Some((word, _)), scope) if scope.is_empty() => format!("({word})"),
+        (Some((word, _)), scope) => format!("{scope} ({word})"),
     };
     let size = if damaged && backup.size_bytes == 0 { "-".to_owned() } else { text::bytes(backup.size_bytes) };
     let mut row = vec![backup.id.clone(), text::wire_time(backup.created_at.as_ref()), size, scope];
     if wide {
         let or_dash = |s: String| if s.is_empty() { "-".to_owned() } else { s };
         row.push(text::wire_time(backup.verified_at.as_ref()));
+        row.push(or_dash(text::class(backup.class).unwrap_or_default().to_owned()));
+        row.push(text::wire_time(backup.pin.as_ref().and_then(|pin| pin.at.as_ref())));
         row.push(or_dash(backup.nodes.join(",")));
         row.push(or_dash(backup.description.clone()));
     }
@@ -94,11 +108,14 @@ mod tests {
         let told = Backup {
             description: "pre\nupgrade\u{1b}[2J".into(),
             nodes: vec!["h1".into(), "h2".into()],
+            class: 4,
             ..backup("bk-2026-05-10-001", 1_778_400_000, 1)
         };
         let wide = lines(&[told], true);
-        assert!(wide[0].ends_with("VERIFIED  NODES  DESCRIPTION"), "{wide:?}");
-        assert!(wide[1].ends_with("-         h1,h2  pre upgrade\u{fffd}[2J"), "{wide:?}");
+        assert!(wide[0].ends_with("VERIFIED  CLASS        PINNED  NODES  DESCRIPTION"), "{wide:?}");
+        assert!(wide[1].ends_with("-         pre-upgrade  -       h1,h2  pre upgrade\u{fffd}[2J"), "{wide:?}");
+        let suspect = Backup { suspect: "1 key, 9 in bk-2026-05-09-001".into(), ..backup("bk-2026-05-10-001", 0, 1) };
+        assert!(lines(&[suspect], false)[1].ends_with("  mongo,valkey,filesystem (suspect)"));
     }
 
     #[test]
@@ -123,7 +140,16 @@ mod tests {
                 "nodes",
                 "problem",
                 "verified_at",
-                "safety_of"
+                "safety_of",
+                "class",
+                "pinned_at",
+                "pinned_by",
+                "pin_reason",
+                "suspect",
+                "documents",
+                "keys",
+                "verified_depth",
+                "verify_problem"
             ]
         );
     }

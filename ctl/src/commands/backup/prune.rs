@@ -13,6 +13,9 @@ struct Document {
     kept: Vec<One>,
     /// Of what was removed.
     size_bytes: u64,
+    /// What captures that never ended have left: what of it was removed, and what not.
+    leftovers_removed: Vec<One>,
+    leftovers_kept: Vec<One>,
 }
 
 #[derive(Serialize)]
@@ -25,23 +28,33 @@ struct One {
 ///
 /// # Errors
 /// When the coordinator cannot be asked, or fails to remove one; what was removed until then is gone.
-pub async fn run(printer: &Printer, keep_days: u32, dry_run: bool) -> Result<Exit, Failure> {
+pub async fn run(printer: &Printer, request: PruneBackupsRequest) -> Result<Exit, Failure> {
     let client = Client::connect().await?;
-    let request = PruneBackupsRequest { keep_days, dry_run };
-    let mut removed = Vec::new();
-    let kept = loop {
+    let dry_run = request.dry_run;
+    let (mut removed, mut leftovers_removed) = (Vec::new(), Vec::new());
+    let (kept, leftovers_kept) = loop {
         let answer = client.call_once(request, |s, r| async move { s.backups().prune_backups(r).await }).await?;
         let (went, stay): (Vec<_>, Vec<_>) = answer.backups.into_iter().partition(|b| b.removed);
         removed.extend(went);
+        let (went, left): (Vec<_>, Vec<_>) = answer.leftovers.into_iter().partition(|b| b.removed);
+        leftovers_removed.extend(went);
         if !answer.more {
-            break stay;
+            break (stay, left);
         }
     };
     printer.lines(lines(&removed, &kept, dry_run));
+    printer.lines(leftover_lines(&leftovers_removed, &leftovers_kept, dry_run));
     let ones = |all: &[PrunedBackup]| {
         all.iter().map(|b| One { id: b.backup_id.clone(), reason: b.reason.clone() }).collect::<Vec<_>>()
     };
-    printer.document(&Document { dry_run, removed: ones(&removed), kept: ones(&kept), size_bytes: size(&removed) });
+    printer.document(&Document {
+        dry_run,
+        removed: ones(&removed),
+        kept: ones(&kept),
+        size_bytes: size(&removed),
+        leftovers_removed: ones(&leftovers_removed),
+        leftovers_kept: ones(&leftovers_kept),
+    });
     Ok(Exit::Ok)
 }
 
@@ -68,6 +81,13 @@ fn lines(removed: &[PrunedBackup], kept: &[PrunedBackup], dry_run: bool) -> Vec<
     let (verb, size) = (if dry_run { "would be removed" } else { "removed" }, text::bytes(size(removed)));
     out.push(format!("{} {verb} ({size}), {} kept", text::things(removed.len() as u64, "backup"), kept.len()));
     out
+}
+
+/// A line each: there are few.
+fn leftover_lines(removed: &[PrunedBackup], kept: &[PrunedBackup], dry_run: bool) -> Vec<String> {
+    let verb = if dry_run { "would be removed" } else { "removed" };
+    let went = removed.iter().map(|b| format!("{} {verb}: {}", b.backup_id, b.reason));
+    went.chain(kept.iter().map(|b| format!("{} stays: {}", b.backup_id, b.reason))).collect()
 }
 
 #[cfg(test)]
@@ -101,5 +121,9 @@ mod tests {
         assert_eq!(ran.len(), 3);
         assert_eq!(ran[2], "1 backup removed (142 MiB), 1 kept");
         assert_eq!(lines(&[], &young, false), ["0 backups removed (0 B), 1 kept"]);
+        assert_eq!(
+            leftover_lines(&[judged("bk-1", true, "a")], &[judged("bk-2", false, "b")], true),
+            ["bk-1 would be removed: a", "bk-2 stays: b"]
+        );
     }
 }

@@ -1,13 +1,35 @@
 //! `prexorctl backup show`.
 
 use prexor_format::manifest::{Artifact, Contents, Manifest};
-use prexor_proto::backup::{Backup, BackupState, GetBackupRequest, GetBackupResponse};
+use prexor_proto::backup::{Backup, BackupState, GetBackupRequest, GetBackupResponse, Pin};
 use serde_json::Value;
 
 use crate::{
-    cli::Target, client::Client, commands::outcome, exit::Exit, failure::Failure, hints::Hint, printer::Printer, text,
-    view::BackupView,
+    cli::Target,
+    client::Client,
+    commands::outcome,
+    exit::Exit,
+    failure::Failure,
+    hints::Hint,
+    printer::Printer,
+    text,
+    view::{self, BackupView},
 };
+
+/// What is known of a backup that its manifest does not say.
+const BEYOND_MANIFEST: [&str; 11] = [
+    "path",
+    "state",
+    "problem",
+    "verified_at",
+    "verified_depth",
+    "verify_problem",
+    "class",
+    "pinned_at",
+    "pinned_by",
+    "pin_reason",
+    "suspect",
+];
 
 /// Prints what is known of a backup.
 ///
@@ -27,12 +49,12 @@ pub async fn run(printer: &Printer, id: &Target) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// The manifest with `path`, `state`, `problem` and `verified_at`; of a damaged backup what `backup list` shows.
+/// The manifest with `path`, `state` and what else is known; of a damaged backup what `backup list` shows.
 fn document(backup: &Backup, manifest_json: &str) -> Result<Value, Failure> {
     let known = serde_json::to_value(BackupView::from(backup)).map_err(Failure::contract)?;
     match serde_json::from_str(manifest_json) {
         Ok(Value::Object(mut manifest)) => {
-            for name in ["path", "state", "problem", "verified_at"] {
+            for name in BEYOND_MANIFEST {
                 manifest.insert(name.to_owned(), known[name].clone());
             }
             Ok(Value::Object(manifest))
@@ -51,7 +73,11 @@ fn lines(backup: &Backup, manifest: Option<&Manifest>) -> Vec<String> {
         ("path", backup.path.clone()),
         ("nodes", backup.nodes.join(", ")),
         ("description", backup.description.clone()),
-        ("verified", text::wire_time(backup.verified_at.as_ref())),
+        ("verified", verified(backup)),
+        ("class", text::class(backup.class).unwrap_or_default().to_owned()),
+        ("pinned", backup.pin.as_ref().map(pinned).unwrap_or_default()),
+        ("suspect", backup.suspect.clone()),
+        ("damaged", backup.verify_problem.clone()),
     ];
     fields.extend(manifest.map(|m| ("written by", format!("version {}", m.product_version))));
     let mut lines: Vec<_> = fields
@@ -65,6 +91,17 @@ fn lines(backup: &Backup, manifest: Option<&Manifest>) -> Vec<String> {
     }
     lines.extend(backup.warnings.iter().map(|w| format!("warning: {w}")));
     lines
+}
+
+fn verified(backup: &Backup) -> String {
+    let depth = view::depth(backup.verified_depth()).map(|depth| format!(" ({depth})")).unwrap_or_default();
+    text::wire_time(backup.verified_at.as_ref()) + &depth
+}
+
+fn pinned(pin: &Pin) -> String {
+    let by = pin.by.rsplit('/').next().unwrap_or_default();
+    let words = [text::wire_time(pin.at.as_ref()), format!("by {by}"), pin.reason.clone()];
+    words.into_iter().filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 fn row(artifact: &Artifact) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! `prexorctl backup verify`.
 
-use prexor_proto::backup::{Check, VerifyBackupRequest, VerifyReport, job_result};
+use prexor_proto::backup::{Check, VerifyBackupRequest, VerifyDepth, VerifyReport, job_result};
 use serde::Serialize;
 
 use crate::{
@@ -23,13 +23,27 @@ struct Document<'a> {
     report: VerifyView,
 }
 
+/// The request to read all of a backup, to compare besides, or to read so many percent of it.
+pub fn request(id: &Target, deep: bool, sample: Option<u32>) -> VerifyBackupRequest {
+    let depth = match (deep, sample) {
+        (true, _) => VerifyDepth::Deep,
+        (false, Some(_)) => VerifyDepth::Sample,
+        (false, None) => VerifyDepth::Full,
+    };
+    VerifyBackupRequest {
+        request_id: client::request_id(),
+        backup_id: id.to_string(),
+        depth: depth.into(),
+        sample_percent: sample.unwrap_or(0),
+    }
+}
+
 /// Checks a backup and prints what was found.
 ///
 /// # Errors
 /// When it is damaged, or could not be checked.
-pub async fn run(printer: &Printer, id: &Target, details: bool) -> Result<Exit, Failure> {
+pub async fn run(printer: &Printer, request: VerifyBackupRequest, details: bool) -> Result<Exit, Failure> {
     let client = Client::connect().await?;
-    let request = VerifyBackupRequest { request_id: client::request_id(), backup_id: id.to_string() };
     let asked = client.call(request, |s, r| async move { s.backups().verify_backup(r).await }).await;
     let job = asked.map_err(outcome::about_backup)?;
     let Some(job) = outcome::wait(&client, printer, &job, None).await? else { return Ok(Exit::Detached) };
@@ -69,6 +83,10 @@ fn notes(report: &VerifyReport) -> Vec<String> {
 pub fn verdict(backup_id: &str, report: &VerifyReport) -> Result<(), Failure> {
     if report.ok {
         return Ok(());
+    }
+    let only_modules = report.checks.iter().all(|c| c.ok || c.name == "module jars");
+    if only_modules {
+        return Err(Failure::damaged(format!("{backup_id} is not damaged, but jars of modules are not in it")));
     }
     Err(Failure::damaged(format!("{backup_id} is damaged: do not rely on it")).hint(Hint::ListBackups))
 }
