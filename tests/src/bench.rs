@@ -3,6 +3,7 @@
 //! Floors and product are timed in turns in one run, so that both meet the same noise; a ratio is the median over the
 //! turns. Caches are warm. It fails when something fails, never because something was slow.
 
+mod catalog;
 mod data;
 mod files;
 mod floors;
@@ -31,6 +32,8 @@ pub struct Options {
     pub mongo: Option<u32>,
     /// Keys in Valkey, or `None`.
     pub valkey: Option<u32>,
+    /// Backups in the catalog, or `None`.
+    pub catalog: Option<u32>,
     /// Of Valkey only restores into a server that keeps running.
     pub live_alone: bool,
     /// The same seed gives the same data, dates aside.
@@ -42,7 +45,15 @@ pub struct Options {
 impl Default for Options {
     /// An installation of a size that people have, in some minutes.
     fn default() -> Self {
-        Self { files: Some(450), mongo: Some(300), valkey: Some(300_000), live_alone: false, seed: 1, repeat: 3 }
+        Self {
+            files: Some(450),
+            mongo: Some(300),
+            valkey: Some(300_000),
+            catalog: Some(10_000),
+            live_alone: false,
+            seed: 1,
+            repeat: 3,
+        }
     }
 }
 
@@ -57,6 +68,9 @@ pub async fn run(options: &Options, say: &dyn Fn(&str)) -> Result<Report> {
     say("starting servers, coordinator and agent");
     let bench = Bench { cluster: Cluster::empty().await, report: Report::new(options), repeat: options.repeat, say };
     let mut bench = bench;
+    if let Some(backups) = options.catalog {
+        catalog::measure(&mut bench, backups).await?;
+    }
     if let Some(mib) = options.files {
         files::measure(&mut bench, mib, options.seed).await?;
     }

@@ -113,6 +113,18 @@ impl Report {
         self.push(scope, (shown, floor), goal, values);
     }
 
+    /// The 95th percentile of `ours` by that of `floor`.
+    pub(super) fn p95(&mut self, scope: &'static str, ours: &'static str, floor: &'static str, goal: Option<f64>) {
+        let of = |name| {
+            let mut seconds: Vec<f64> = self.seconds(scope, name).collect();
+            seconds.sort_by(f64::total_cmp);
+            // The smallest that at least 95 of 100 do not exceed.
+            seconds.get((seconds.len() * 95).div_ceil(100).saturating_sub(1)).copied().unwrap_or(f64::NAN)
+        };
+        let ratio = of(ours) / of(floor);
+        self.push(scope, (ours, floor), goal, vec![ratio]);
+    }
+
     fn push(
         &mut self,
         scope: &'static str,
@@ -249,6 +261,13 @@ mod tests {
         report.ratio("mongo", "capture", "floor", Some(1.9));
         report.sizes("mongo", 104, 100);
         assert_eq!(report.ratios[0].median, 2.0);
+        for n in 1..=41 {
+            for (name, seconds) in [("full", f64::from(4 * n)), ("empty", f64::from(n))] {
+                report.add(Row { scope: "catalog", name, seconds, usage: BTreeMap::new() });
+            }
+        }
+        report.p95("catalog", "full", "empty", Some(5.0));
+        assert_eq!(report.ratios.last().map(|r| r.median), Some(4.0));
         let text = report.to_string();
         assert!(text.contains("missed") && text.contains("1.50..9.00") && text.contains("1.04"), "{text}");
     }

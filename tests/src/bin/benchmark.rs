@@ -28,6 +28,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<(Options, bool
             "--files" => options.files = Some(value(&arg, args.next())?),
             "--mongo" => options.mongo = Some(value(&arg, args.next())?),
             "--valkey" => options.valkey = Some(value(&arg, args.next())?),
+            "--catalog" => options.catalog = Some(value(&arg, args.next())?),
             "--seed" => options.seed = value(&arg, args.next())?,
             "--repeat" => options.repeat = value(&arg, args.next())?,
             "--only" => only = Some(value::<String>(&arg, args.next())?),
@@ -43,11 +44,12 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<(Options, bool
     }
     options = match only.as_deref() {
         None => options,
-        Some("files") => Options { mongo: None, valkey: None, ..options },
-        Some("mongo") => Options { files: None, valkey: None, ..options },
-        Some("valkey") => Options { files: None, mongo: None, ..options },
-        Some("live") => Options { files: None, mongo: None, live_alone: true, ..options },
-        Some(other) => bail!("--only takes files, mongo, valkey or live, not {other}"),
+        Some("files") => Options { mongo: None, valkey: None, catalog: None, ..options },
+        Some("mongo") => Options { files: None, valkey: None, catalog: None, ..options },
+        Some("valkey") => Options { files: None, mongo: None, catalog: None, ..options },
+        Some("live") => Options { files: None, mongo: None, catalog: None, live_alone: true, ..options },
+        Some("catalog") => Options { files: None, mongo: None, valkey: None, ..options },
+        Some(other) => bail!("--only takes files, mongo, valkey, live or catalog, not {other}"),
     };
     Ok(Some((options, json)))
 }
