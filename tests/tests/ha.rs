@@ -105,6 +105,7 @@ fn one_command_restores_a_wrecked_cluster(fleet: &mut Fleet, lost: Option<usize>
     let commanded = fleet.recorder.commands();
 
     let said = fleet.ctl(&["restore", &id, "--yes", "--json"]).ok().json();
+    let restored = fleet.recorder.commands().len();
     assert!(fleet.is_ready(1) && fleet.is_ready(2), "{said:#}");
     assert!(!fleet.is_active(3, UNIT), "it was stopped before, and is no longer held");
     let after = said["after"].as_str().expect("what is left to do");
@@ -127,7 +128,7 @@ fn one_command_restores_a_wrecked_cluster(fleet: &mut Fleet, lost: Option<usize>
     assert_eq!(expected.differences(&fleet.snapshot().at_rest()), NOTHING);
 
     fleet.stop_controllers(&[1, 2, 3]);
-    the_daemon_obeys_the_new_leader(fleet, &commanded);
+    the_daemon_obeys_the_new_leader(fleet, &commanded, restored);
     assert_eq!(fleet.differences_between_copies(), NOTHING);
     fleet.start_controllers(&[1, 2]);
 }
@@ -145,14 +146,17 @@ fn writes_are_fenced(fleet: &Fleet) {
     assert_eq!(new.tokens.is_empty(), !fleet.profile.valkey);
 }
 
-/// What a daemon was given by the controllers of before is below all that those give it that the restore has started.
-fn the_daemon_obeys_the_new_leader(fleet: &Fleet, before: &[Command]) {
-    let all = fleet.recorder.commands();
+/// What a daemon was given by the controllers of `before` is below all that it took from those of later, and below all that it
+/// was given once the restore was done, `restored` commands later. In between it refuses a controller that begins to count
+/// anew in the wrecked databases.
+fn the_daemon_obeys_the_new_leader(fleet: &Fleet, before: &[Command], restored: usize) {
     let old: BTreeSet<i64> = before.iter().map(|c| c.run).collect();
-    let (old, new): (Vec<Command>, Vec<Command>) = all.into_iter().partition(|c| old.contains(&c.run));
-    let highest = |of: fn(&Command) -> i64| old.iter().filter(|c| c.taken).map(of).max().expect("commands");
+    let highest = |of: fn(&Command) -> i64| before.iter().filter(|c| c.taken).map(of).max().expect("commands");
     let (epoch, token) = (highest(|c| c.epoch), highest(|c| c.token));
-    assert!(new.iter().any(|c| c.taken), "{new:?}");
+    let all = fleet.recorder.commands();
+    let new = all.iter().enumerate().filter(|(n, c)| !old.contains(&c.run) && (c.taken || *n >= restored));
+    let new: Vec<&Command> = new.map(|(_, command)| command).collect();
+    assert!(new.iter().any(|c| c.taken), "no controller that the restore has started leads: {new:?}");
     for command in new {
         assert!(command.epoch > epoch, "after epoch {epoch}: {command:?}");
         assert!(command.token > token || !fleet.profile.valkey, "after token {token}: {command:?}");

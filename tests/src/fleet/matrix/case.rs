@@ -227,13 +227,13 @@ impl Matrix {
         Ok(())
     }
 
-    /// The daemon takes commands again, and no number that it was given is of two processes.
+    /// The daemon takes commands again, and no number with which it took one is of two processes.
     fn the_leader_is_obeyed(&self) -> Result<(), String> {
         let recorder = &self.fleet.recorder;
         let so_far = recorder.commands().len();
         wait("a leader whose command is taken", || recorder.commands()[so_far..].iter().any(|c| c.taken));
         let (mut epochs, mut tokens) = (BTreeMap::new(), BTreeMap::new());
-        for command in recorder.commands() {
+        for command in recorder.commands().into_iter().filter(|c| c.taken) {
             let of_epoch = epochs.entry(command.epoch).or_insert(command.run);
             let of_token = tokens.entry(command.token).or_insert(command.run);
             if *of_epoch != command.run || (*of_token != command.run && self.fleet.profile.valkey) {
