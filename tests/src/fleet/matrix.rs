@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{Everything, Fleet, HOSTS};
+use super::{Everything, Fleet, HOSTS, wait};
 
 mod case;
 
@@ -16,7 +16,7 @@ mod case;
 const RUNNING: [usize; 2] = [1, 2];
 
 /// With these lines of its configuration a coordinator notices sooner than by default who is away.
-const COORDINATOR: &str = "agents:\n  ready: 1min\n  heartbeat: 1s\n  answer: 5s\n  stall: 6s\n";
+const COORDINATOR: &str = "agents:\n  ready: 1min\n  heartbeat: 1s\n  answer: 10s\n  stall: 10s\n";
 
 /// What dies or falls silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +157,13 @@ impl Matrix {
     /// # Panics
     /// When there is no plan.
     pub fn steps(&self) -> Vec<Step> {
-        let plan = self.fleet.ctl(&["restore", &self.backup, "--dry-run", "--json"]).ok().json();
+        // An agent on a machine that is busy may be late with its answer, and the plan is refused.
+        let mut plan = Value::Null;
+        wait("a plan", || {
+            let said = self.fleet.ctl(&["restore", &self.backup, "--dry-run", "--json"]);
+            plan = if said.code == 0 { said.json() } else { Value::Null };
+            !plan.is_null()
+        });
         let step = |s: &Value| {
             let node = s["node"].as_str();
             Step {

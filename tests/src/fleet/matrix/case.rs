@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader},
     panic::{AssertUnwindSafe, catch_unwind},
-    process::Stdio,
+    process::{Child, Stdio},
     time::Duration,
 };
 
@@ -68,11 +68,7 @@ impl Matrix {
         self.change();
         let (live, then, primary) = (self.fleet.snapshot().at_rest(), self.fleet.end_of_oplog(), self.fleet.primary());
         let failing = if case.hold { "hold" } else { "roll-back" };
-        let restore = ["prexorctl", "restore", &self.backup, "--yes", "--on-failure", failing];
-        let mut restore = self.fleet.rack.host(1).command(&restore);
-        let restore = restore.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("prexorctl");
-        wait("the restore to begin", || self.last_job() != before);
-        let job = self.last_job();
+        let (restore, job) = self.begin(before, failing);
         let seen = self.until_step(&job, case.step.number);
         self.strike(case.fault, primary);
         let state = self.end_of(&job);
@@ -104,6 +100,28 @@ impl Matrix {
                 rolled_back[0]
             )),
         }
+    }
+
+    /// Asks for the restore, again where an agent on a busy machine is late with its answer and it is refused, and returns
+    /// with its job.
+    fn begin(&self, before: &str, failing: &str) -> (Child, String) {
+        let restore = ["prexorctl", "restore", &self.backup, "--yes", "--on-failure", failing];
+        let ask = || {
+            let mut command = self.fleet.rack.host(1).command(&restore);
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("prexorctl")
+        };
+        let (mut asked, mut job) = (ask(), String::new());
+        wait("the restore to begin", || {
+            job = self.last_job();
+            if !job.is_empty() && job != before {
+                return true;
+            }
+            if asked.try_wait().expect("prexorctl").is_some_and(|status| !status.success()) {
+                asked = ask();
+            }
+            false
+        });
+        (asked, job)
     }
 
     /// Makes what is live another state than the backup's.
