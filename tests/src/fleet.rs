@@ -255,6 +255,17 @@ impl Fleet {
     /// # Panics
     /// When something resists.
     pub fn wreck(&self) {
+        self.wreck_datastores();
+        dataset::destroy_files(&self.file(1, "")).expect("files to remove");
+        scramble(&self.file(2, "")).expect("files to scramble");
+        fs::remove_dir_all(self.file(3, "")).expect("a root to remove");
+    }
+
+    /// Drops the database and flushes Valkey.
+    ///
+    /// # Panics
+    /// When something resists.
+    pub fn wreck_datastores(&self) {
         let (mongo, valkey) = (self.mongo_uri(), self.valkey());
         self.rack.on_the_wire(async move || {
             let client = Client::with_uri_str(&mongo).await.expect("MongoDB");
@@ -263,9 +274,6 @@ impl Fleet {
                 dataset::destroy_valkey(&mut resp).await.expect("destruction");
             }
         });
-        dataset::destroy_files(&self.file(1, "")).expect("files to remove");
-        scramble(&self.file(2, "")).expect("files to scramble");
-        fs::remove_dir_all(self.file(3, "")).expect("a root to remove");
     }
 
     /// Whether a unit runs on a host.

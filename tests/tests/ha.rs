@@ -13,7 +13,7 @@ use std::{
 use prexor_tests::{
     cluster::Said,
     fleet::{
-        Command, Fleet, Logged, NOT_READY, Numbers, Profile, UNIT,
+        Command, Fleet, HOSTS, Logged, NOT_READY, Numbers, Profile, UNIT,
         matrix::{Fault, Matrix},
         wait,
     },
@@ -37,6 +37,8 @@ fn controllers_are_stopped_everywhere_and_come_back() {
     say("restored");
     a_controller_that_does_not_get_ready_takes_everything_back(&fleet);
     say("taken back");
+    undo_returns_to_what_was_before(&fleet);
+    say("undone");
     a_controller_that_no_agent_knows_of_is_found(&fleet);
     say("found another one");
     nobody_starts_a_held_controller(&mut fleet);
@@ -171,11 +173,34 @@ fn a_controller_that_does_not_get_ready_takes_everything_back(fleet: &Fleet) {
     let said = fleet.ctl(&["restore", &id, "--yes"]).failed(1);
     assert!(said.err.contains("is not ready after 20 s"), "{said:?}");
     assert!(said.err.contains("everything is as it was before, and the controllers on h1, h2 run again"), "{said:?}");
+    let log = said.err.split("the last lines of its log:").nth(1).unwrap_or_else(|| panic!("{said:?}"));
+    assert!(log.contains("Started") && log.contains(UNIT), "the journal tells of its start: {said:?}");
     std::fs::remove_file(fleet.rack.host(1).path(NOT_READY)).expect("a file");
     fleet.until_ready(&[1, 2]);
     assert_eq!(live.differences(&fleet.snapshot().at_rest()), NOTHING);
     let now = fleet.writes();
     assert!(written.keys().all(|run| now.contains_key(run)), "what was written before is there: {now:?}");
+}
+
+/// Datastores that were wrecked and files of every host that had changed: a restore replaces them, and an undo brings them back.
+fn undo_returns_to_what_was_before(fleet: &Fleet) {
+    let id = fleet.backup();
+    fleet.stop_controllers(&[1, 2]);
+    fleet.wreck_datastores();
+    for host in 1..=HOSTS {
+        std::fs::write(fleet.file(host, "born-after-the-backup"), "x").expect("the root");
+        std::fs::remove_dir_all(fleet.file(host, "templates")).expect("templates");
+    }
+    let before = fleet.snapshot();
+    let restored = fleet.ctl(&["restore", &id, "--yes", "--json"]).ok().json();
+    let between = fleet.snapshot();
+    assert!(before.differences(&between).len() > 100, "the restore has replaced little");
+    let job = restored["job_id"].as_str().expect("a job");
+    let undone = fleet.ctl(&["restore", "--undo", job, "--yes"]).ok();
+    assert!(undone.out.ends_with(&format!("Run `systemctl start {UNIT}` to bring the cluster back.\n")), "{undone:?}");
+    assert_eq!(before.restored_over(&between).differences(&fleet.snapshot()), NOTHING);
+    fleet.ctl(&["restore", &id, "--yes"]).ok();
+    fleet.start_controllers(&[1, 2]);
 }
 
 /// It runs beside its host's unit; what gives it away is the lease.

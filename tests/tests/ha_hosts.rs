@@ -21,6 +21,8 @@ fn a_restore_is_about_some_hosts_or_goes_without_one() {
     say("set up");
     one_host_gets_its_files_back_and_no_other_controller_stops(&fleet);
     say("one host");
+    a_person_on_the_host_ends_a_hold(&fleet);
+    say("a hold that a person ended");
     a_host_that_is_lost_half_way_is_given_up_and_comes_back(&mut fleet);
     say("a host that came back");
     a_lost_host_is_left_out_and_replaced_by_another_machine(&mut fleet);
@@ -51,6 +53,26 @@ fn one_host_gets_its_files_back_and_no_other_controller_stops(fleet: &Fleet) {
     let refused = fleet.ctl(&["restore", &id, "--only-host", "h2", "--certs", "--dry-run"]).failed(2);
     assert!(refused.err.contains("the files of h2") && refused.err.contains("hold no CA"), "{refused:?}");
     fleet.until_ready(&[1, 2, 3]);
+}
+
+fn a_person_on_the_host_ends_a_hold(fleet: &Fleet) {
+    let (id, host) = (fleet.backup(), fleet.rack.host(2));
+    host.write(NOT_READY, "");
+    fleet.ctl(&["restore", &id, "--only-host", "h2", "--on-failure", "hold", "--yes"]).failed(1);
+    let jobs = fleet.ctl(&["job", "list", "--json"]).ok().json();
+    let job = jobs[0]["id"].as_str().expect("a job");
+    std::fs::remove_file(host.path(NOT_READY)).expect("a file");
+    assert!(host.exec(&["systemctl", "start", UNIT]).code != 0, "its controller is held");
+
+    let said = host.exec(&["prexor-agent", "release", "--local"]).ok();
+    let freed = format!("the controller was held for {job} and is no more: `systemctl start {UNIT}` starts it\n");
+    assert!(said.out.starts_with(&freed) && said.out.contains("finds data in between"), "{said:?}");
+    host.exec(&["systemctl", "start", UNIT]).ok();
+    fleet.until_ready(&[2]);
+    fleet.ctl(&["job", "resume", job]).ok();
+    fleet.until_ready(&[1, 2, 3]);
+    let said = host.exec(&["prexor-agent", "release", "--local"]).ok();
+    assert_eq!(said.out, "no hold of the controller is in force\n");
 }
 
 fn a_host_that_is_lost_half_way_is_given_up_and_comes_back(fleet: &mut Fleet) {

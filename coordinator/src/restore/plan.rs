@@ -19,7 +19,7 @@ mod consequences;
 mod hosts;
 mod laws;
 mod prediction;
-mod raft;
+pub(super) mod raft;
 mod words;
 
 pub use consequences::Consequence;

@@ -2,9 +2,11 @@
 
 use prexor_proto::{
     backup::{ArtifactKind, Plan, StepVerb},
+    convert::selection_from_wire,
     reason::Reason,
 };
 
+use super::plan::raft;
 use crate::error::Error;
 
 /// Takes everything out of the plan that such a host would do. The other steps keep their numbers, by which the journal knows
@@ -34,6 +36,8 @@ pub fn give_up_hosts(plan: &mut Plan, hosts: &[String]) -> Result<(), Error> {
             let message = format!("without {host} nothing would be left to restore: `prexorctl job cancel` ends it");
             return Err(Error::new(Reason::RestoreRefused, message));
         }
+        let has_files = plan.replacements.iter().any(|r| r.node == *host && r.kind() == ArtifactKind::Filesystem);
+        let raft = raft::given_up(&selection_from_wire(plan.selection.as_ref())).filter(|_| has_files);
         let was_started = plan.steps.iter().any(|s| s.verb() == StepVerb::Start && s.node == *host);
         plan.steps.retain(|s| s.node != *host);
         plan.replacements.retain(|r| r.node != *host);
@@ -45,13 +49,16 @@ pub fn give_up_hosts(plan: &mut Plan, hosts: &[String]) -> Result<(), Error> {
         )
         .trim_start()
         .to_owned();
+        if let Some(raft) = raft {
+            plan.after = format!("{} {raft}", plan.after);
+        }
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use prexor_proto::backup::{Replacement, Step};
+    use prexor_proto::backup::{Replacement, Selection, Step};
 
     use super::*;
 
@@ -96,8 +103,19 @@ mod tests {
             assert_eq!(
                 plan.after,
                 "Done. h2 was left out, and its controller is not started: when it is back, `prexorctl restore \
-                 bk-2026-05-10-001 --only-host h2` brings its files back."
+                 bk-2026-05-10-001 --only-host h2` brings its files back. If it has a data/raft, remove that before its controller \
+                 starts: it is of another age than those of the others, and a member without one joins anew (law L9)."
             );
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_members_log_that_nobody_gets() {
+        for (paths, keep) in [(&[][..], &["data/raft".to_owned()][..]), (&["config".to_owned()], &[])] {
+            let selection = Selection { paths: paths.to_vec(), keep: keep.to_vec(), ..Selection::default() };
+            let mut plan = Plan { selection: Some(selection), ..plan() };
+            give_up_hosts(&mut plan, &["h2".to_owned()]).unwrap();
+            assert!(plan.after.ends_with("brings its files back."), "{}", plan.after);
         }
     }
 

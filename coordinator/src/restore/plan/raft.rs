@@ -20,6 +20,28 @@ pub(super) struct Kept {
     pub(super) refusal: Option<Refusal>,
 }
 
+fn below(path: &String) -> bool {
+    path.strip_prefix(LOG).is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Whether something of it is among these paths; none stand for everything.
+fn touches(paths: &[String]) -> bool {
+    let within =
+        |path: &String| LOG == path || LOG.strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('/'));
+    paths.is_empty() || paths.iter().any(|path| within(path) || below(path))
+}
+
+/// What a person has to do on a host of several that is given up while the others get theirs, if this selection brings it back.
+pub(in crate::restore) fn given_up(selection: &Selection) -> Option<String> {
+    let comes_back = touches(&selection.paths) && !selection.keep.iter().any(|path| path == LOG);
+    comes_back.then(|| {
+        format!(
+            "If it has a {LOG}, remove that before its controller starts: it is of another age than those of the others, and a \
+             member without one joins anew (law L9)."
+        )
+    })
+}
+
 /// What follows for these hosts; `nodes` are all that are enrolled, also those that the restore is not about.
 pub(super) fn kept(
     manifest: &Manifest,
@@ -29,11 +51,7 @@ pub(super) fn kept(
 ) -> Kept {
     let restored: Vec<&str> =
         placed.iter().filter(|(a, _)| a.kind == ArtifactKind::Filesystem).map(|(_, n)| n.name.as_str()).collect();
-    let within =
-        |path: &String| LOG == path || LOG.strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with('/'));
-    let below = |path: &String| path.strip_prefix(LOG).is_some_and(|rest| rest.starts_with('/'));
-    let touched = selection.paths.is_empty() || selection.paths.iter().any(|path| within(path) || below(path));
-    if restored.is_empty() || !touched {
+    if restored.is_empty() || !touches(&selection.paths) {
         return Kept::default();
     }
     let members_then = manifest.artifacts.iter().filter(|a| matches!(a.contents, Contents::Filesystem(_)));
