@@ -10,7 +10,7 @@ use std::{fs, process::Stdio, time::Duration};
 
 use prexor_agent::{
     restore_unit::RestoreUnit,
-    source::{Source, SourceError},
+    source::{Source, SourceError, valkey::ValkeySource},
 };
 use prexor_format::{manifest::Artifact, selection::Selection};
 use prexor_tests::{
@@ -21,6 +21,7 @@ use prexor_tests::{
     servers::{Valkey, ValkeyBuilder, wait_until},
     valkey::{Bench, digest_of, remote},
 };
+use tokio::task::JoinHandle;
 
 fn same(before: &Things, after: &Things) {
     assert_eq!(differences("valkey", before, after), Vec::<String>::new());
@@ -164,8 +165,28 @@ async fn a_swap_that_was_cut_off_goes_on_or_back() {
     }
 }
 
+/// A swap that has put some of the keys in.
+async fn half_way(
+    bench: &Bench,
+    source: &ValkeySource,
+    job: &str,
+    artifact: &Artifact,
+) -> (RestoreUnit, JoinHandle<Result<(), SourceError>>) {
+    let unit = bench.unit(job, artifact);
+    source.prepare(&unit).await.unwrap();
+    let swap = tokio::spawn({
+        let (source, unit) = (source.clone(), unit.clone());
+        async move { source.swap(&unit).await }
+    });
+    wait_until("some keys", Duration::from_secs(60), async || {
+        bench.server.cli(&["DBSIZE"]).trim().parse::<u64>().is_ok_and(|n| n > 1_000)
+    })
+    .await;
+    (unit, swap)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_dies_in_the_middle_is_led_back_when_it_is_there_again() {
+async fn a_server_that_becomes_a_replica_or_dies_in_the_middle_is_led_back_when_it_is_there_again() {
     let mut bench = Bench::filled(Valkey::builder().append_only().setting("appendfsync always")).await;
     let mut resp = bench.server.client().await;
     for n in 0..60 {
@@ -178,16 +199,15 @@ async fn a_server_that_dies_in_the_middle_is_led_back_when_it_is_there_again() {
     bench.destroy().await;
     let old = bench.live().await;
     let source = remote(bench.server.uri());
-    let unit = bench.unit("job-1", &artifact);
-    source.prepare(&unit).await.unwrap();
-    let swap = tokio::spawn({
-        let (source, unit) = (source.clone(), unit.clone());
-        async move { source.swap(&unit).await }
-    });
-    wait_until("some keys", Duration::from_secs(60), async || {
-        bench.server.cli(&["DBSIZE"]).trim().parse::<u64>().is_ok_and(|n| n > 1_000)
-    })
-    .await;
+    let (unit, swap) = half_way(&bench, &source, "job-1", &artifact).await;
+    bench.server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    let error = swap.await.unwrap().unwrap_err();
+    assert!(matches!(error, SourceError::Invalid(_)) && error.to_string().contains("READONLY"), "{error:?}");
+    bench.server.cli(&["REPLICAOF", "NO", "ONE"]);
+    source.revert(&unit).await.unwrap();
+    same(&old, &bench.live().await);
+
+    let (unit, swap) = half_way(&bench, &source, "job-2", &artifact).await;
     bench.server.kill();
     let error = swap.await.unwrap().unwrap_err();
     assert!(matches!(error, SourceError::Unavailable(_)), "{error:?}");

@@ -4,6 +4,8 @@
 
 use std::{
     fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+    path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -44,6 +46,31 @@ fn same(before: &Things, after: &Things) {
     assert_eq!(differences("valkey", before, after), Vec::<String>::new());
 }
 
+/// Uid, gid and mode of the RDB file, the directory of append-only files and the base in it.
+fn owners(bench: &Bench) -> Vec<(u32, u32, u32)> {
+    let dir = bench.server.data_dir();
+    let aof = dir.join("appendonlydir");
+    let named = |dir: &Path, end: &str| {
+        let mut entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        entries.find(|path| path.to_string_lossy().ends_with(end)).unwrap_or_else(|| panic!("no {end} in {dir:?}"))
+    };
+    let files = [named(&dir, ".rdb"), aof.clone(), named(&aof, ".base.rdb")].map(|path| fs::metadata(path).unwrap());
+    files.iter().map(|m| (m.uid(), m.gid(), m.mode() & 0o7777)).collect()
+}
+
+/// Gives these to another account, as where the server does not run as root.
+fn own(bench: &Bench) -> Vec<(u32, u32, u32)> {
+    bench.server.cli(&["SAVE"]);
+    let dir = bench.server.data_dir();
+    for entry in fs::read_dir(&dir).unwrap().chain(fs::read_dir(dir.join("appendonlydir")).unwrap()) {
+        let entry = entry.unwrap();
+        let mode = if entry.file_type().unwrap().is_dir() { 0o750 } else { 0o640 };
+        chown(entry.path(), Some(65_534), Some(65_533)).unwrap();
+        fs::set_permissions(entry.path(), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    owners(bench)
+}
+
 async fn what_comes_back_is_what_was_captured(kind: ValkeyBuilder, builder: ValkeyBuilder, append_only: bool) {
     let mut bench = Bench::filled(builder).await;
     let before = bench.live().await;
@@ -69,12 +96,14 @@ async fn what_comes_back_is_what_was_captured(kind: ValkeyBuilder, builder: Valk
     bench.destroy().await;
     let destroyed = bench.live().await;
     let before = corrected(&before, &destroyed);
+    let owned = append_only.then(|| own(&bench));
     let unit = bench.unit("job-1", &artifact);
     bench.source.prepare(&unit).await.unwrap();
     bench.source.prepare(&unit).await.unwrap();
     same(&destroyed, &bench.live().await);
     bench.source.swap(&unit).await.unwrap();
     bench.source.swap(&unit).await.unwrap();
+    assert_eq!(owned, append_only.then(|| owners(&bench)));
     same(&before, &bench.live().await);
     assert_eq!(bench.digest(), digest_of(kind, &file, &before).await);
     assert_eq!(bench.source.check(&unit).await.unwrap(), Vec::<String>::new());

@@ -37,6 +37,8 @@ const WHOLE_REPLICATION: &str = "capture (replication, end to end)";
 const LOAD: &str = "the server's load";
 const LIVE: &str = "restore (live)";
 const LIVE_EMPTY: &str = "restore (live, into nothing)";
+/// The server that loads the file has no append-only files either.
+const LIVE_APPENDING: &str = "restore (live, into nothing, appendonly yes)";
 const PUT_IN: &str = "its keys put in";
 
 pub(super) async fn measure(bench: &mut Bench<'_>, keys: u32, seed: u64) -> Result<()> {
@@ -81,6 +83,7 @@ pub(super) async fn measure_live(bench: &mut Bench<'_>, keys: u32) -> Result<()>
     let mut resp = quiet(bench).await?;
     resp.call(&["FLUSHALL"]).await?;
     many_valkey(&mut resp, keys).await?;
+    resp.call(&["CONFIG", "SET", "appendonly", "no"]).await?;
     bench.cluster.forget_valkey_service().await;
     bench.cluster.reconfigure_agent(|text| format!("{text}\nvalkey:\n  capture: replication\n")).await;
     for _ in 0..bench.repeat {
@@ -97,11 +100,18 @@ pub(super) async fn measure_live(bench: &mut Bench<'_>, keys: u32) -> Result<()>
         bench.restore(SCOPE, LIVE, &id).await?;
         let Some(&seconds) = steps.get("swap") else { bail!("a restore has a swap: {steps:?}") };
         bench.report.add(Row { scope: SCOPE, name: PUT_IN, seconds, usage: BTreeMap::new() });
+        let mut resp = connect(bench).await?;
+        resp.call(&["FLUSHALL"]).await?;
+        resp.call(&["CONFIG", "SET", "appendonly", "yes"]).await?;
+        quiet(bench).await?;
+        bench.restore(SCOPE, LIVE_APPENDING, &id).await?;
+        resp.call(&["CONFIG", "SET", "appendonly", "no"]).await?;
         bench.delete(&id);
     }
     bench.report.ratio(SCOPE, WHOLE_REPLICATION, CLI_AGAIN, None);
     bench.report.ratio(SCOPE, PUT_IN, LOAD, None);
     bench.report.ratio(SCOPE, LIVE_EMPTY, LOAD, Some(3.0));
+    bench.report.ratio(SCOPE, LIVE_APPENDING, LOAD, None);
     bench.report.ratio(SCOPE, LIVE, LOAD, None);
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::{
 use futures::future::BoxFuture;
 use prexor_format::{
     manifest::{Contents, KeyConsistency, ValkeyContents},
-    rdb::{Checksum, Entry, RdbError, RdbSummary, Reader, Summary},
+    rdb::{Checksum, RdbError, RdbSummary, Reader, Summary},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -255,22 +255,11 @@ impl<R: Read, W: Write> Read for Tee<'_, R, W> {
 }
 
 /// Reads what `inner` has to its end, adding keys up.
-pub(super) fn sum_up<R: Read>(inner: R, summary: Summary, progress: &Progress) -> Result<RdbSummary, RdbError> {
-    sum_up_each(inner, summary, progress, |_| {})
-}
-
-/// [`sum_up`], which shows each key as well.
-pub(super) fn sum_up_each<R: Read>(
-    inner: R,
-    mut summary: Summary,
-    progress: &Progress,
-    mut each: impl FnMut(&Entry<'_>),
-) -> Result<RdbSummary, RdbError> {
+pub(super) fn sum_up<R: Read>(inner: R, mut summary: Summary, progress: &Progress) -> Result<RdbSummary, RdbError> {
     let mut reader = Reader::new(inner)?;
     let mut unreported = 0;
     while let Some(entry) = reader.next_entry()? {
         summary.add(&entry);
-        each(&entry);
         unreported += 1;
         if unreported == KEYS_AT_ONCE {
             progress.add(0, unreported);

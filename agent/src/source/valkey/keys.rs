@@ -5,7 +5,7 @@
 use std::{borrow::Cow, fs::File, path::Path};
 
 use prexor_format::{
-    rdb::{self, Entry, Kind, Reader, Record, unpack_string},
+    rdb::{self, Entry, Kind, RdbSummary, Reader, Record, Summary, unpack_string},
     selection::Selection,
 };
 
@@ -62,16 +62,21 @@ impl<'a> Keys<'a> {
     }
 
     /// Puts in all covered keys of a file that have not expired by `now_ms` and that `wanted` says yes to, and the
-    /// functions where everything is covered.
+    /// functions where everything is covered. `summary` adds up all that the file has: the server is what is waited for, there
+    /// is time for it.
     pub(super) fn put_in(
         &mut self,
         path: &Path,
         now_ms: i64,
         wanted: impl Fn(&Entry<'_>) -> bool,
-    ) -> Result<(), SourceError> {
+        mut summary: Option<Summary>,
+    ) -> Result<Option<RdbSummary>, SourceError> {
         let open = || File::open(path).map_err(|e| file_failed("reading", path, &e));
         let damaged = |e: rdb::RdbError| SourceError::Failed(format!("{} cannot be read: {e}", path.display()));
-        let (mut reader, file) = (Reader::new(open()?).map_err(damaged)?.without_digests(), open()?);
+        let (mut reader, file) = (Reader::new(open()?).map_err(damaged)?, open()?);
+        if summary.is_none() {
+            reader = reader.without_digests();
+        }
         let bulk_max = self.bulk_max()?;
         let mut functions = Functions::default();
         let mut load = Load::new(&mut self.raw, path, bulk_max);
@@ -81,6 +86,9 @@ impl<'a> Keys<'a> {
                     functions.add(&library, &file).map_err(|e| file_failed("reading", path, &e))?
                 }
                 Record::Key(entry) => {
+                    if let Some(summary) = &mut summary {
+                        summary.add(&entry);
+                    }
                     // Servers drop collections without elements when they load a file.
                     let empty = entry.elements == 0 && entry.kind != Kind::Stream;
                     let expired = entry.expires_at_ms.is_some_and(|at| at <= now_ms);
@@ -100,7 +108,7 @@ impl<'a> Keys<'a> {
         if self.with_functions() {
             functions.put(&mut self.raw)?;
         }
-        Ok(())
+        Ok(summary.map(|summary| summary.finish(&reader)))
     }
 
     fn databases(&mut self) -> Result<Vec<u64>, SourceError> {

@@ -32,7 +32,7 @@ pub(super) const BACKUP: &str = "valkey-backup";
 /// Note: the keys that make room are written down.
 const KEPT: &str = "valkey-kept";
 /// Note: what the server will have of the staged file ([`Foresight`]).
-pub(super) const FORESEEN: &str = "valkey-foreseen";
+const FORESEEN: &str = "valkey-foreseen";
 /// Note: all keys are put in.
 const LOADED: &str = "valkey-loaded";
 /// Note: the old keys are being let go of.
@@ -67,15 +67,22 @@ impl Restore {
         if self.note::<bool>(LOADED)?.is_none() {
             let (unit, address) = (self.unit.clone(), self.source.address()?);
             let without = corrections.clone();
-            blocking(move || {
+            let found = blocking(move || {
                 let staged = unit.staged(prepare::described(&unit)?.0);
                 unit.progress.set_subject("the keys that make room");
                 Keys::connect(&address, &unit.selection, &unit.progress)?.remove()?;
                 unit.progress.set_subject("keys");
+                let now = now_ms();
+                let options = Options { keep_logins: unit.selection.logins };
+                let all = unit.selection.keys.is_empty().then(|| Summary::new().foreseeing(now, options));
                 let mut keys = Keys::connect(&address, &unit.selection, &unit.progress)?;
-                keys.put_in(&staged, now_ms(), |entry| !removes(&without, entry.key))
-            })
-            .await?;
+                let found = keys.put_in(&staged, now, |entry| !removes(&without, entry.key), all)?;
+                found.iter().try_for_each(|found| prepare::as_described(&unit, found))?;
+                Ok(found)
+            });
+            if let Some(RdbSummary { foreseen: Some(foreseen), functions, .. }) = found.await? {
+                self.keep_note(FORESEEN, &Foresight { foreseen, functions })?;
+            }
         }
         // Families that are left out were not put in.
         let single: Vec<_> = corrections.into_iter().filter(|c| c.place().is_some()).collect();
@@ -96,7 +103,7 @@ impl Restore {
         blocking(move || {
             Keys::connect(&address, &unit.selection, &unit.progress)?.remove()?;
             let mut keys = Keys::connect(&address, &unit.selection, &unit.progress)?;
-            keys.put_in(&kept, now_ms(), |_| true)
+            keys.put_in(&kept, now_ms(), |_| true, None).map(drop)
         })
         .await?;
         self.correct_back().await.map(drop)
@@ -115,7 +122,7 @@ impl Restore {
     }
 
     /// Reads the server's keys once more and compares them with those of the staged file, after the corrections. That was
-    /// added up when it was compared with the manifest, and is once more where some of its keys have expired since.
+    /// added up when they were put in, and is once more where some of its keys have expired since.
     pub(super) async fn check_live(self) -> Result<Vec<String>, SourceError> {
         self.settings_back().await?;
         let connection = self.source.connect().await?;

@@ -11,13 +11,13 @@ use std::{
 use prexor_format::{
     digest::Hasher,
     manifest::{Contents, StoredFile, ValkeyContents},
-    rdb::{Entry, RdbSummary, Summary},
+    rdb::{Entry, Kind, RdbError, RdbSummary, Reader, Summary},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     SourceError,
-    capture::{Tee, sum_up_each},
+    capture::{Tee, sum_up},
     keys::{file_failed, whole_key},
     place::{Place, sync},
     site::{Aof, Site},
@@ -92,47 +92,48 @@ pub(super) fn lay_beside(site: &Site, unit: &RestoreUnit) -> Result<(), SourceEr
 /// Copies the staged file to `to`, while comparing its bytes and its contents with the manifest.
 fn verified_copy(unit: &RestoreUnit, to: &Path, place: &Place<'_>) -> Result<(), SourceError> {
     let failed = |e: io::Error| place.failed("writing", to, &e);
-    let (file, _) = verified(unit, File::create_new(to).map_err(failed)?, Summary::new(), &failed, |_| {})?;
+    let sum = |file: &mut dyn Read| sum_up(file, Summary::new(), &unit.progress);
+    let (file, found) = verified(unit, File::create_new(to).map_err(failed)?, &failed, sum)?;
+    as_described(unit, &found)?;
     file.sync_all().map_err(failed)
 }
 
-/// Compares the staged file's bytes and its contents with the manifest, adds it up in `summary`, and shows each key; what
-/// `each` refuses counts when the file is sound.
+/// Compares the staged file's bytes and its figures with the manifest, and shows each key; what `each` refuses counts when the
+/// file is sound. Its keys' digests are not taken: its own says that they are those of the manifest.
 pub(super) fn verify(
     unit: &RestoreUnit,
-    summary: Summary,
     mut each: impl FnMut(&Entry<'_>) -> Result<(), SourceError>,
-) -> Result<RdbSummary, SourceError> {
+) -> Result<(), SourceError> {
     let mut outcome = Ok(());
     let shown = |entry: &Entry<'_>| {
         if outcome.is_ok() {
             outcome = each(entry);
         }
     };
-    let (_, found) = verified(unit, io::sink(), summary, &|e| SourceError::Failed(e.to_string()), shown)?;
-    outcome.map(|()| found)
+    let walk = |file: &mut dyn Read| Figures::of(file, &unit.progress, shown);
+    let (_, found) = verified(unit, io::sink(), &|e| SourceError::Failed(e.to_string()), walk)?;
+    found.as_described(unit)?;
+    outcome
 }
 
-/// Passes the staged file on to `out` while comparing it.
-fn verified<W: Write>(
+/// Has `read` read the staged file, passes it on to `out` and compares its bytes.
+fn verified<W: Write, T>(
     unit: &RestoreUnit,
     out: W,
-    summary: Summary,
     failed: &dyn Fn(io::Error) -> SourceError,
-    each: impl FnMut(&Entry<'_>),
-) -> Result<(W, RdbSummary), SourceError> {
-    let (stored, contents) = described(unit)?;
+    read: impl FnOnce(&mut dyn Read) -> Result<T, RdbError>,
+) -> Result<(W, T), SourceError> {
+    let (stored, _) = described(unit)?;
     let staged = unit.staged(stored);
     let file = File::open(&staged)
         .map_err(|e| SourceError::Failed(format!("the staged {} cannot be read: {e}", staged.display())))?;
     unit.progress.set_subject(&stored.path);
     unit.progress.set_total_bytes(stored.size_bytes);
     let mut hashing = Hashing { file: out, hasher: Hasher::default(), size: 0 };
-    let found = passed_on(stored, (file, summary), &mut hashing, &unit.progress, failed, each)?;
+    let found = passed_on(stored, file, &mut hashing, &unit.progress, failed, read)?;
     if (hashing.size, hashing.hasher.clone().finish()) != (stored.size_bytes, stored.sha256) {
         return Err(damaged(stored, "its SHA-256 differs from the manifest's"));
     }
-    as_described(stored, contents, &found)?;
     Ok((hashing.file, found))
 }
 
@@ -141,10 +142,9 @@ fn verified<W: Write>(
 pub(super) fn verify_arriving(
     unit: &RestoreUnit,
     arriving: Arriving,
-    summary: Summary,
     mut each: impl FnMut(&Entry<'_>, &[u8]) -> Result<(), SourceError>,
-) -> Result<RdbSummary, SourceError> {
-    let (stored, contents) = described(unit)?;
+) -> Result<(), SourceError> {
+    let stored = described(unit)?.0;
     let (staged, part) = (unit.staged(stored), unit.dir().join("incoming"));
     let failed = |e: io::Error| file_failed("writing", &part, &e);
     let open = File::options().read(true).write(true).create(true).truncate(true).open(&part);
@@ -157,9 +157,10 @@ pub(super) fn verify_arriving(
         }
     };
     // What arrives is told by the one who takes it in.
+    let quiet = Progress::default();
     let mut early = Early { file: &file, waiting: 0, syncing: None };
-    let found = passed_on(stored, (arriving, summary), &mut early, &Progress::default(), &failed, shown)?;
-    as_described(stored, contents, &found)?;
+    let walk = |file: &mut dyn Read| Figures::of(file, &quiet, shown);
+    passed_on(stored, arriving, &mut early, &quiet, &failed, walk)?.as_described(unit)?;
     outcome?;
     let mut lay = || {
         early.synced()?;
@@ -167,8 +168,7 @@ pub(super) fn verify_arriving(
         fs::create_dir_all(staged.parent().unwrap_or(unit.dir()))?;
         fs::rename(&part, &staged)
     };
-    lay().map_err(failed)?;
-    Ok(found)
+    lay().map_err(failed)
 }
 
 /// Has what was written brought to the disk while more is written.
@@ -205,33 +205,66 @@ impl Write for Early<'_> {
     }
 }
 
-/// Reads a file through, adding it up, while it is written to `out`.
-fn passed_on(
+/// Has a file read through while it is written to `out`.
+fn passed_on<T>(
     stored: &StoredFile,
-    (from, summary): (impl Read, Summary),
+    from: impl Read,
     out: &mut impl Write,
     progress: &Progress,
     failed: &dyn Fn(io::Error) -> SourceError,
-    each: impl FnMut(&Entry<'_>),
-) -> Result<RdbSummary, SourceError> {
+    read: impl FnOnce(&mut dyn Read) -> Result<T, RdbError>,
+) -> Result<T, SourceError> {
     let mut out = Apart { out, failed: None };
     let never = CancellationToken::new();
-    let tee = Tee { from, out: &mut out, progress, cancel: &never };
-    let found = sum_up_each(tee, summary, progress, each);
+    let found = read(&mut Tee { from, out: &mut out, progress, cancel: &never });
     match out.failed.take() {
         Some(e) => Err(failed(e)),
         None => found.map_err(|e| damaged(stored, &e.to_string())),
     }
 }
 
-/// Compares what was read with what the manifest says.
-fn as_described(stored: &StoredFile, contents: &ValkeyContents, found: &RdbSummary) -> Result<(), SourceError> {
-    let figures = (found.version, found.keys, found.expiring_keys);
-    let expected = (contents.rdb_version, contents.keys, contents.expiring_keys);
-    if figures != expected {
-        let what = format!("(version, keys, expiring keys) are {figures:?}, the manifest says {expected:?}");
-        return Err(damaged(stored, &what));
+/// How many keys a file has, of which version it is.
+struct Figures {
+    version: u32,
+    keys: u64,
+    expiring_keys: u64,
+}
+
+impl Figures {
+    /// Reads a file through, and shows its keys.
+    fn of(from: &mut dyn Read, progress: &Progress, mut each: impl FnMut(&Entry<'_>)) -> Result<Self, RdbError> {
+        let mut reader = Reader::new(from)?.without_digests();
+        let mut figures = Self { version: reader.version(), keys: 0, expiring_keys: 0 };
+        while let Some(entry) = reader.next_entry()? {
+            each(&entry);
+            // Servers drop collections without elements when they load a file.
+            if entry.elements > 0 || entry.kind == Kind::Stream {
+                figures.keys += 1;
+                figures.expiring_keys += u64::from(entry.expires_at_ms.is_some());
+                progress.add(0, 1);
+            }
+        }
+        Ok(figures)
     }
+
+    /// Compares them with what the manifest says.
+    fn as_described(&self, unit: &RestoreUnit) -> Result<(), SourceError> {
+        let (stored, contents) = described(unit)?;
+        let figures = (self.version, self.keys, self.expiring_keys);
+        let expected = (contents.rdb_version, contents.keys, contents.expiring_keys);
+        if figures != expected {
+            let what = format!("(version, keys, expiring keys) are {figures:?}, the manifest says {expected:?}");
+            return Err(damaged(stored, &what));
+        }
+        Ok(())
+    }
+}
+
+/// Compares all that was read with what the manifest says.
+pub(super) fn as_described(unit: &RestoreUnit, found: &RdbSummary) -> Result<(), SourceError> {
+    let (stored, contents) = described(unit)?;
+    let &RdbSummary { version, keys, expiring_keys, .. } = found;
+    Figures { version, keys, expiring_keys }.as_described(unit)?;
     if found.families != contents.families {
         return Err(damaged(stored, "the digests of its keys differ from the manifest's"));
     }

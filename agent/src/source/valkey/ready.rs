@@ -4,8 +4,8 @@
 use std::fs::File;
 
 use prexor_format::{
-    laws::valkey::{Options, Role, State, role},
-    rdb::{Entry, Kind, Payload, RdbSummary, Summary, adds},
+    laws::valkey::{Role, State, role},
+    rdb::{Entry, Kind, Payload, adds},
     selection::Selection,
 };
 
@@ -14,9 +14,9 @@ use super::{
     client::Connection,
     keys::{BULK_MAX, file_failed, whole_key},
     laws,
-    live::{BACKUP, FORESEEN, now_ms},
+    live::BACKUP,
     prepare,
-    restore::{Foresight, Restore},
+    restore::Restore,
     versions,
     way::Way,
 };
@@ -55,17 +55,10 @@ impl Restore {
             let file = File::open(&staged).map_err(|e| file_failed("reading", &staged, &e))?;
             let mut look = Look::new(&unit, takes);
             let each = |entry: &Entry<'_>| look.at(entry, &whole_key(entry, &file, &staged)?);
-            let found = prepare::verify(&unit, summary(&unit), each)?;
-            Ok((look.state()?, found))
+            prepare::verify(&unit, each)?;
+            look.state()
         });
-        self.ready(state.await?)
-    }
-
-    fn ready(&self, (state, found): (State, RdbSummary)) -> Result<(), SourceError> {
-        if let Some(foreseen) = found.foreseen {
-            self.keep_note(FORESEEN, &Foresight { foreseen, functions: found.functions })?;
-        }
-        self.keep_note(BACKUP, &state)
+        self.keep_note(BACKUP, &state.await?)
     }
 
     /// Whether the file can be read through while it arrives: it is for a running server, and there is room for it.
@@ -81,10 +74,10 @@ impl Restore {
         let unit = self.unit.clone();
         let state = blocking(move || {
             let mut look = Look::new(&unit, takes);
-            let found = prepare::verify_arriving(&unit, file, summary(&unit), |entry, key| look.at(entry, key))?;
-            Ok((look.state()?, found))
+            prepare::verify_arriving(&unit, file, |entry, key| look.at(entry, key))?;
+            look.state()
         });
-        self.ready(state.await?)
+        self.keep_note(BACKUP, &state.await?)
     }
 
     async fn takes(&self) -> Result<Takes, SourceError> {
@@ -103,12 +96,6 @@ impl Restore {
             server: format!("{} {}", info.server_name(), info.server_version()),
         })
     }
-}
-
-/// Adds the file up, and what the server will have of it where that is all of it.
-fn summary(unit: &RestoreUnit) -> Summary {
-    let options = Options { keep_logins: unit.selection.logins };
-    if unit.selection.keys.is_empty() { Summary::new().foreseeing(now_ms(), options) } else { Summary::new() }
 }
 
 async fn bulk_max(connection: &Connection) -> Result<u64, SourceError> {
