@@ -14,9 +14,9 @@ use std::{
     time::Duration,
 };
 
-use futures::TryStreamExt as _;
+use futures::{FutureExt as _, TryStreamExt as _};
 use mongodb::{
-    Client, ClientSession, Database,
+    Client, Database,
     bson::{Binary, Document, doc, spec::BinarySubtype},
 };
 use prexor_agent::{
@@ -177,14 +177,20 @@ async fn transfer(client: &Client, sequence: i64) {
     let db = client.database(DATABASE);
     let account = (sequence * 7_919) as i32 % ACCOUNTS;
     let mut session = client.start_session().await.unwrap();
-    let both = async |session: &mut ClientSession| {
-        for (side, sign, id) in [("left", 1, account), ("right", -1, ACCOUNTS - 1 - account)] {
-            let change = doc! { "$inc": { "amount": sign * (sequence % 90) }, "$set": { "sequence": sequence } };
-            db.collection::<Document>(side).update_one(doc! { "_id": id }, change).session(&mut *session).await?;
+    let transaction = session.start_transaction();
+    let both = transaction.and_run((), |session, ()| {
+        let db = db.clone();
+        async move {
+            for (side, sign, id) in [("left", 1, account), ("right", -1, ACCOUNTS - 1 - account)] {
+                let change = doc! { "$inc": { "amount": sign * (sequence % 90) }, "$set": { "sequence": sequence } };
+                let collection = db.collection::<Document>(side);
+                collection.update_one(doc! { "_id": id }, change).session(&mut *session).await?;
+            }
+            Ok(())
         }
-        Ok(())
-    };
-    session.start_transaction().and_run2(both).await.unwrap();
+        .boxed()
+    });
+    both.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
