@@ -44,6 +44,7 @@ mod save;
 mod scan;
 mod sessions;
 mod site;
+mod verify;
 mod versions;
 mod way;
 mod wire;

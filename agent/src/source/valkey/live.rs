@@ -21,9 +21,9 @@ use super::{
     capture::{Tee, sum_up},
     keys::{Keys, file_failed, whole_key},
     laws::{self, Live},
-    prepare::{self, Apart},
     reread::{Reread, put_back},
     restore::{CORRECTIONS, Foresight, LIVE, RESTORED, Restore, Sums, differences},
+    verify::{self, Apart},
 };
 use crate::restore_unit::RestoreUnit;
 
@@ -68,7 +68,7 @@ impl Restore {
             let (unit, address) = (self.unit.clone(), self.source.address()?);
             let without = corrections.clone();
             let found = blocking(move || {
-                let staged = unit.staged(prepare::described(&unit)?.0);
+                let staged = unit.staged(verify::described(&unit)?.0);
                 unit.progress.set_subject("the keys that make room");
                 Keys::connect(&address, &unit.selection, &unit.progress)?.remove()?;
                 unit.progress.set_subject("keys");
@@ -77,7 +77,7 @@ impl Restore {
                 let all = unit.selection.keys.is_empty().then(|| Summary::new().foreseeing(now, options));
                 let mut keys = Keys::connect(&address, &unit.selection, &unit.progress)?;
                 let found = keys.put_in(&staged, now, |entry| !removes(&without, entry.key), all)?;
-                found.iter().try_for_each(|found| prepare::as_described(&unit, found))?;
+                found.iter().try_for_each(|found| verify::contents(&unit, found))?;
                 Ok(found)
             });
             if let Some(RdbSummary { foreseen: Some(foreseen), functions, .. }) = found.await? {
@@ -202,7 +202,7 @@ pub(super) fn now_ms() -> i64 {
 
 /// The covered keys of the staged file, added up.
 fn expected(unit: &RestoreUnit, mut summary: Summary) -> Result<RdbSummary, SourceError> {
-    let staged = unit.staged(prepare::described(unit)?.0);
+    let staged = unit.staged(verify::described(unit)?.0);
     let failed =
         |e: &dyn std::fmt::Display| SourceError::Failed(format!("{} cannot be compared: {e}", staged.display()));
     let open = || File::open(&staged).map_err(|e| failed(&e));

@@ -15,9 +15,8 @@ use super::{
     keys::{BULK_MAX, file_failed, whole_key},
     laws,
     live::BACKUP,
-    prepare,
     restore::Restore,
-    versions,
+    verify, versions,
     way::Way,
 };
 use crate::{arriving::Arriving, restore_unit::RestoreUnit};
@@ -51,11 +50,11 @@ impl Restore {
         let takes = self.takes().await?;
         let unit = self.unit.clone();
         let state = blocking(move || {
-            let staged = unit.staged(prepare::described(&unit)?.0);
+            let staged = unit.staged(verify::described(&unit)?.0);
             let file = File::open(&staged).map_err(|e| file_failed("reading", &staged, &e))?;
             let mut look = Look::new(&unit, takes);
             let each = |entry: &Entry<'_>| look.at(entry, &whole_key(entry, &file, &staged)?);
-            prepare::verify(&unit, each)?;
+            verify::staged(&unit, each)?;
             look.state()
         });
         self.keep_note(BACKUP, &state.await?)
@@ -63,7 +62,7 @@ impl Restore {
 
     /// Whether the file can be read through while it arrives: it is for a running server, and there is room for it.
     pub(super) async fn takes_arriving(self) -> Result<bool, SourceError> {
-        let stored = prepare::described(&self.unit)?.0;
+        let stored = verify::described(&self.unit)?.0;
         let disk = rustix::fs::statvfs(self.unit.dir()).map_err(|e| SourceError::Failed(e.to_string()))?;
         let roomy = stored.size_bytes <= disk.f_bavail * disk.f_frsize;
         Ok(roomy && self.note::<State>(BACKUP)?.is_none() && self.settled_way().await? == Way::Live)
@@ -74,7 +73,7 @@ impl Restore {
         let unit = self.unit.clone();
         let state = blocking(move || {
             let mut look = Look::new(&unit, takes);
-            prepare::verify_arriving(&unit, file, |entry, key| look.at(entry, key))?;
+            verify::arriving(&unit, file, |entry, key| look.at(entry, key))?;
             look.state()
         });
         self.keep_note(BACKUP, &state.await?)

@@ -28,6 +28,7 @@ use super::{
     prepare,
     save::{self, Patience},
     site::Site,
+    verify,
 };
 use crate::{
     restore_unit::RestoreUnit,
@@ -75,7 +76,7 @@ impl Restore {
         let connection = self.running().await?;
         let site = self.source.site(&connection).await?;
         site.accessible()?;
-        let (_, contents) = prepare::described(&self.unit)?;
+        let (_, contents) = verify::described(&self.unit)?;
         if !contents.modules.is_empty() && connection.modules().await? == Some(0) {
             return Err(SourceError::Invalid(format!(
                 "the backup has data of modules ({}), and Valkey at {} has loaded none: it would not start with that. Load them, or \
@@ -118,7 +119,7 @@ impl Restore {
         }
         self.start().await?;
         let info = self.loaded().await?;
-        let (_, contents) = prepare::described(&self.unit)?;
+        let (_, contents) = verify::described(&self.unit)?;
         // Those that have expired by now may be gone already or not.
         let expected = contents.keys.saturating_sub(contents.expiring_keys)..=contents.keys;
         let corrected = self.note::<Vec<Correction>>(CORRECTIONS)?.is_some();
@@ -302,7 +303,7 @@ impl Restore {
         let mut told = laws::differences(&connection, &corrections, now).await?;
         let unit = self.unit;
         let compared = blocking(move || {
-            let staged = unit.staged(prepare::described(&unit)?.0);
+            let staged = unit.staged(verify::described(&unit)?.0);
             let read = |file, name: String, summary: Summary| {
                 let of_it = |e: &dyn std::fmt::Display| SourceError::Failed(format!("{name} cannot be compared: {e}"));
                 let file: File = Result::map_err(file, |e: std::io::Error| of_it(&e))?;

@@ -20,7 +20,7 @@ pub(super) struct Kept {
     pub(super) refusal: Option<Refusal>,
 }
 
-fn below(path: &String) -> bool {
+fn below(path: &str) -> bool {
     path.strip_prefix(LOG).is_some_and(|rest| rest.starts_with('/'))
 }
 
@@ -60,7 +60,7 @@ pub(super) fn kept(
     let mut missing: Vec<&str> = members_then.chain(members_now).filter(|name| !restored.contains(name)).collect();
     missing.sort_unstable();
     missing.dedup();
-    let part_of_it = selection.paths.iter().any(below);
+    let part_of_it = selection.paths.iter().any(|path| below(path));
     if missing.is_empty() && !part_of_it {
         let all = format!("{LOG} comes back on all members from this one backup ({}; law L9)", restored.join(", "));
         return Kept { note: (restored.len() > 1).then_some(all), ..Kept::default() };
