@@ -11,7 +11,6 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
-    time::Duration,
 };
 
 use prexor_agent::{
@@ -30,7 +29,7 @@ use prexor_tests::{
     capture::to_directory,
     dataset::{self, Size},
     equality,
-    servers::{Valkey, ValkeyBuilder, binaries, free_port, redis_binaries, wait_until},
+    servers::{PATIENCE, Valkey, ValkeyBuilder, binaries, free_port, redis_binaries, wait_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -343,7 +342,7 @@ async fn a_server_that_dies_in_the_middle_is_an_error() {
             let (task, _, frames) = held_up(&server, way).await;
             server.kill();
             let drained = tokio::spawn(nothing_finished(frames));
-            let error = tokio::time::timeout(Duration::from_secs(30), task).await.expect(name).unwrap();
+            let error = tokio::time::timeout(PATIENCE, task).await.expect(name).unwrap();
             assert!(matches!(error, SourceError::Unavailable(_)), "{name}: {error:?}");
             assert!(error.to_string().contains(&format!("127.0.0.1:{}", server.port())), "{error}");
             drained.await.unwrap();
@@ -361,10 +360,10 @@ async fn a_cancelled_capture_leaves_no_link_and_no_child() {
         let (task, cancel, frames) = held_up(&server, way).await;
         cancel.cancel();
         let drained = tokio::spawn(nothing_finished(frames));
-        let error = tokio::time::timeout(Duration::from_secs(30), task).await.expect(name).unwrap();
+        let error = tokio::time::timeout(PATIENCE, task).await.expect(name).unwrap();
         assert!(matches!(error, SourceError::Cancelled), "{name}: {error:?}");
         drained.await.unwrap();
-        wait_until("a server at rest", Duration::from_secs(30), async || {
+        wait_until("a server at rest", PATIENCE, async || {
             let info = server.cli(&["INFO"]);
             let clients = server.cli(&["CLIENT", "LIST"]);
             ["connected_slaves:0", "rdb_bgsave_in_progress:0"].iter().all(|part| info.contains(part))
@@ -387,7 +386,7 @@ async fn a_link_that_the_server_cuts_is_named() {
     let (task, _, frames) = held_up(&server, CaptureWay::Replication).await;
     server.cli(&["CLIENT", "KILL", "TYPE", "replica"]);
     let drained = tokio::spawn(nothing_finished(frames));
-    let error = tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap();
+    let error = tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
     assert!(error.to_string().contains("client-output-buffer-limit replica"), "{error}");
     drained.await.unwrap();
 }
@@ -397,12 +396,12 @@ async fn a_link_that_the_server_cuts_is_named() {
 async fn a_link_that_stands_still_for_longer_than_repl_timeout_is_named() {
     let server = large(builder().setting("repl-timeout 1")).await;
     let (task, _, frames) = held_up(&server, CaptureWay::Replication).await;
-    wait_until("the server to lose its patience", Duration::from_secs(60), async || {
+    wait_until("the server to lose its patience", PATIENCE, async || {
         server.cli(&["INFO", "replication"]).contains("connected_slaves:0")
     })
     .await;
     let drained = tokio::spawn(nothing_finished(frames));
-    let error = tokio::time::timeout(Duration::from_secs(30), task).await.unwrap().unwrap();
+    let error = tokio::time::timeout(PATIENCE, task).await.unwrap().unwrap();
     assert!(error.to_string().contains("repl-timeout"), "{error}");
     drained.await.unwrap();
 }
@@ -417,7 +416,7 @@ async fn another_clients_save_is_waited_for() {
         assert_eq!(server.cli(&["SET", &format!("since:{name}"), "1"]).trim(), "OK");
         server.cli(&["CONFIG", "SET", "rdb-key-save-delay", "0"]);
         let taken = Taken::of(by(&server, way)).await.unwrap();
-        wait_until("the other's save", Duration::from_secs(30), async || {
+        wait_until("the other's save", PATIENCE, async || {
             server.cli(&["INFO", "persistence"]).contains("rdb_bgsave_in_progress:0")
         })
         .await;
@@ -429,10 +428,8 @@ async fn another_clients_save_is_waited_for() {
 async fn a_replica_is_a_source_and_named_as_one() {
     let server = filled(builder()).await;
     let replica = builder().setting(&format!("replicaof 127.0.0.1 {}", server.port())).start().await;
-    wait_until("a link", Duration::from_secs(30), async || {
-        replica.cli(&["INFO", "replication"]).contains("master_link_status:up")
-    })
-    .await;
+    wait_until("a link", PATIENCE, async || replica.cli(&["INFO", "replication"]).contains("master_link_status:up"))
+        .await;
     for (way, name) in WAYS {
         let taken = Taken::of(by(&replica, way)).await.unwrap();
         assert_eq!((taken.contents().role.as_deref(), taken.contents().way.as_str()), (Some("replica"), name));
@@ -440,7 +437,7 @@ async fn a_replica_is_a_source_and_named_as_one() {
         assert_eq!(taken.contents().families, summary_of_saved(&server).families, "{name}");
     }
     drop(server);
-    wait_until("a lost link", Duration::from_secs(30), async || {
+    wait_until("a lost link", PATIENCE, async || {
         replica.cli(&["INFO", "replication"]).contains("master_link_status:down")
     })
     .await;

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, process::Command};
 
 use prexor_agent::source::{
     Source as _, SourceError,
@@ -21,7 +21,7 @@ use prexor_tests::{
     dataset,
     equality::{Things, corrected, differences},
     resp::Resp,
-    servers::{SmallDisk, Valkey, ValkeyBuilder, binaries, free_port, kill_now, spawn, wait_until},
+    servers::{PATIENCE, SmallDisk, Valkey, ValkeyBuilder, binaries, free_port, kill_now, spawn, wait_until},
     valkey::{Bench, Nothing, remote},
 };
 
@@ -241,7 +241,7 @@ async fn data_of_a_module_that_is_not_there_changes_nothing() {
 }
 
 async fn in_step(primary: &Valkey, replica: &Valkey) {
-    wait_until("the replica to be in step", Duration::from_secs(60), async || {
+    wait_until("the replica to be in step", PATIENCE, async || {
         let up = replica.cli(&["INFO", "replication"]).contains("master_link_status:up");
         up && replica.cli(&["DEBUG", "DIGEST"]) == primary.cli(&["DEBUG", "DIGEST"])
     })
@@ -299,7 +299,7 @@ async fn under_a_sentinel_nothing_is_stopped_and_no_replica_takes_over() {
     let mut command = Command::new(&binaries().valkey);
     command.arg(&file).arg("--sentinel");
     let sentinel = spawn(&mut command, &dir.path().join("log")).unwrap();
-    wait_until("a Sentinel that watches", Duration::from_secs(60), async || {
+    wait_until("a Sentinel that watches", PATIENCE, async || {
         bench.source.inspect().await.facts.get("restore_way").is_some_and(|way| way == "live")
     })
     .await;

@@ -6,7 +6,7 @@
 #[path = "valkey_live/arriving.rs"]
 mod arriving;
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{fs, process::Stdio};
 
 use prexor_agent::{
     restore_unit::RestoreUnit,
@@ -18,7 +18,7 @@ use prexor_tests::{
     dataset::many_valkey,
     equality::{Things, corrected, differences},
     resp::Resp,
-    servers::{Valkey, ValkeyBuilder, wait_until},
+    servers::{PATIENCE, Valkey, ValkeyBuilder, wait_until},
     valkey::{Bench, digest_of, remote},
 };
 use tokio::task::JoinHandle;
@@ -178,7 +178,7 @@ async fn half_way(
         let (source, unit) = (source.clone(), unit.clone());
         async move { source.swap(&unit).await }
     });
-    wait_until("some keys", Duration::from_secs(60), async || {
+    wait_until("some keys", PATIENCE, async || {
         bench.server.cli(&["DBSIZE"]).trim().parse::<u64>().is_ok_and(|n| n > 1_000)
     })
     .await;
@@ -242,10 +242,8 @@ async fn what_the_server_refuses_is_told_and_taken_back() {
     fs::create_dir_all(dump.join("x")).unwrap();
     bench.server.cli(&["CONFIG", "SET", "save", "3600 1"]);
     bench.server.cli(&["BGSAVE"]);
-    wait_until("writes to be refused", Duration::from_secs(20), async || {
-        bench.server.cli(&["SET", "x", "1"]).contains("MISCONF")
-    })
-    .await;
+    wait_until("writes to be refused", PATIENCE, async || bench.server.cli(&["SET", "x", "1"]).contains("MISCONF"))
+        .await;
     let error = source.swap(&unit).await.unwrap_err();
     assert!(matches!(error, SourceError::Unavailable(_)), "{error:?}");
     assert!(error.to_string().contains("cannot save to its disk"), "{error}");
@@ -275,10 +273,8 @@ async fn not_now(bench: &Bench, job: &str, said: &str, begin: &[&str], end: &[&s
     let unit = bench.unit(job, &artifact);
     source.prepare(&unit).await.unwrap();
     let mut begun = bench.server.cli_command(begin).stdout(Stdio::null()).spawn().unwrap();
-    wait_until("the server to say so", Duration::from_secs(60), async || {
-        bench.server.cli(&["DBSIZE"]).contains(&said.to_uppercase())
-    })
-    .await;
+    wait_until("the server to say so", PATIENCE, async || bench.server.cli(&["DBSIZE"]).contains(&said.to_uppercase()))
+        .await;
     let unprepared = bench.unit(&format!("{job}-new"), &artifact);
     for refused in [source.prepare(&unprepared).await, source.swap(&unit).await] {
         let error = refused.unwrap_err();

@@ -28,7 +28,7 @@ use prexor_format::{
 use prexor_tests::{
     capture::{stage, to_directory},
     equality::{Things, corrected, differences},
-    servers::{Valkey, ValkeyBuilder, binaries, wait_until},
+    servers::{PATIENCE, Valkey, ValkeyBuilder, binaries, wait_until},
     valkey::{Bench, digest_of},
 };
 
@@ -243,7 +243,7 @@ async fn a_step_that_was_cut_off_is_finished_or_undone() {
         fails(&bench.service.start_fails, false);
         // Meanwhile somebody has started the half-moved server, and it has saved what it had.
         bench.service.start(Role::Valkey).await.unwrap();
-        wait_until("a dump of the half-moved server", Duration::from_secs(20), async || {
+        wait_until("a dump of the half-moved server", PATIENCE, async || {
             bench.server.cli(&["SAVE"]);
             data.join("dump.rdb").exists()
         })
@@ -312,10 +312,10 @@ async fn a_server_that_dies_and_a_capture_that_is_cancelled_leave_nothing() {
     let killed = capture(CancellationToken::new());
     tokio::time::sleep(Duration::from_millis(400)).await;
     cancel.cancel();
-    let (error, nothing) = tokio::time::timeout(Duration::from_secs(30), cancelled).await.unwrap().unwrap();
+    let (error, nothing) = tokio::time::timeout(PATIENCE, cancelled).await.unwrap().unwrap();
     assert!(matches!(error, SourceError::Cancelled) && nothing, "{error:?}");
     bench.server.kill();
-    let (error, nothing) = tokio::time::timeout(Duration::from_secs(30), killed).await.unwrap().unwrap();
+    let (error, nothing) = tokio::time::timeout(PATIENCE, killed).await.unwrap().unwrap();
     assert!(matches!(error, SourceError::Unavailable(_)) && nothing, "{error:?}");
     let error = bench.try_capture().await.unwrap_err();
     assert!(matches!(error, SourceError::Unavailable(_)), "{error:?}");
@@ -336,7 +336,7 @@ async fn loading_is_waited_for() {
     let unit = bench.unit("job-1", &artifact);
     bench.source.prepare(&unit).await.unwrap();
     let seen = async {
-        wait_until("a server that loads", Duration::from_secs(30), async || {
+        wait_until("a server that loads", PATIENCE, async || {
             bench.source.inspect().await.problem.is_some_and(|p| p.contains("still loading"))
         })
         .await;

@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Write},
-    path::Path,
     thread::{self, JoinHandle},
 };
 
